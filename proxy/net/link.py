@@ -1,0 +1,262 @@
+"""A logged-in link to a server: relays for a session, or answers questions of our own.
+
+While `_batch` is set, what the server sends belongs to our question and not to the client. Notifications and
+changed parameters are the client's in any case.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..errors import ProxyError, ServerUnreachable
+from ..session.replay import CloseNamed, Item, ParseNamed
+from ..wire import messages
+from .link_login import LinkTarget, OpenedLink
+
+if TYPE_CHECKING:
+    from .session import Session
+
+_DATA_ROW, _READY, _ERROR, _NOTIFICATION, _PARAMETER_STATUS, _NOTICE = 0x44, 0x5A, 0x45, 0x41, 0x53, 0x4E
+_BUSY_IDLE = 0x49
+
+
+@dataclass(slots=True)
+class Answer:
+    """What came back for one Sync: rows, or the error's fields."""
+
+    rows: list[list[bytes | None]] = field(default_factory=list)
+    error: dict[str, bytes] | None = None
+    raw_error: bytes = b""
+
+    @property
+    def error_text(self) -> str:
+        if self.error is None:
+            return ""
+        return self.error.get("M", b"").decode("utf-8", "replace")
+
+
+class LinkLost(ProxyError):
+    """The link went away while it was being asked."""
+
+    sqlstate = "08006"
+    severity = "FATAL"
+
+
+class _Batch:
+    """Collects the answers to a number of Syncs."""
+
+    __slots__ = ("answers", "buffer", "current", "done", "expected")
+
+    def __init__(self, expected: int, done: asyncio.Future[list[Answer]]) -> None:
+        self.expected = expected
+        self.answers: list[Answer] = []
+        self.current = Answer()
+        self.buffer = b""
+        self.done = done
+
+
+class Link(asyncio.Protocol):
+    """One backend of ours. `session` is the client it serves, None for a twin that waits for its swap."""
+
+    __slots__ = (
+        "_batch",
+        "_loop",
+        "backend_pid",
+        "cancel_key",
+        "closed",
+        "connect_time",
+        "greeting",
+        "id",
+        "local",
+        "lost",
+        "opened_leftover",
+        "parameters",
+        "peer",
+        "session",
+        "target",
+        "tls",
+        "transport",
+    )
+
+    def __init__(self, identifier: int, target: LinkTarget, opened: OpenedLink) -> None:
+        self.id = identifier
+        self.target = target
+        self.transport: asyncio.Transport = opened.transport
+        self.backend_pid = opened.backend_pid
+        self.cancel_key = opened.cancel_key
+        self.parameters = dict(opened.parameters)
+        self.greeting = opened.greeting
+        self.tls = opened.tls
+        self.local = opened.local
+        self.peer = opened.peer
+        self.connect_time = time.time()
+        self.session: Session | None = None
+        self.lost = False
+        self.closed = False
+        self.opened_leftover = opened.leftover
+        self._batch: _Batch | None = None
+        self._loop = asyncio.get_running_loop()
+        self.transport.set_protocol(self)
+        self.transport.resume_reading()
+
+    # -- the relay's half --------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        if self._batch is not None:
+            self._collect(data)
+            return
+        session = self.session
+        if session is None:
+            self._unasked(data)
+            return
+        exchange = session.exchange
+        exchange.server(data)
+        session.client_transport.write(data)
+        session.bytes_sent += len(data)
+        if session.busy_since and exchange.quiet:
+            session.request_done()
+        if session.slow:
+            session.pump()
+
+    def pause_writing(self) -> None:
+        if self.session is not None:
+            self.session.pause_client(True)
+
+    def resume_writing(self) -> None:
+        if self.session is not None:
+            self.session.pause_client(False)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+        if self._batch is not None and not self._batch.done.done():
+            self._batch.done.set_exception(LinkLost("the server closed the connection"))
+        self._batch = None
+        if self.session is not None:
+            self.session.link_lost(self)
+
+    def close(self) -> None:
+        """Say goodbye and close; what is still unsent goes out first."""
+        if self.closed:
+            return
+        self.closed = True
+        if not self.lost:
+            self.transport.write(messages.TERMINATE)
+            self.transport.close()
+
+    def abort(self) -> None:
+        self.closed = True
+        if not self.lost:
+            self.transport.abort()
+
+    @property
+    def free(self) -> bool:
+        """Nothing of ours is under way on it and it is alive."""
+        return self._batch is None and not self.lost and not self.closed
+
+    # -- questions of our own ----------------------------------------------------------------------------
+
+    async def ask(
+        self, sql: bytes, parameters: Sequence[bytes], *, statement: bytes, timeout_s: float
+    ) -> list[list[bytes | None]]:
+        """Run one statement under a name of its own and close it again. Raises LinkLost, or ServerUnreachable
+        with the server's own message where it refuses."""
+        message = (
+            messages.parse(statement, sql, ())
+            + messages.bind(b"", statement, parameters)
+            + messages.execute(b"", 0)
+            + messages.close("S", statement)
+            + messages.SYNC
+        )
+        (answer,) = await self._send(message, 1, timeout_s)
+        if answer.error is not None:
+            raise ServerUnreachable(answer.error_text)
+        return answer.rows
+
+    async def run_items(self, items: Sequence[Item], timeout_s: float) -> list[Answer]:
+        """Run what replay.py asks for, each item on its own; one answer per item, errors inside."""
+        if not items:
+            return []
+        return await self._send(b"".join(_encode(item) for item in items), len(items), timeout_s)
+
+    async def send_raw(self, message: bytes, timeout_s: float) -> Answer:
+        """Messages that end with one Sync."""
+        (answer,) = await self._send(message, 1, timeout_s)
+        return answer
+
+    async def _send(self, message: bytes, expected: int, timeout_s: float) -> list[Answer]:
+        if not self.free:
+            raise LinkLost("the link is not free")
+        done: asyncio.Future[list[Answer]] = self._loop.create_future()
+        self._batch = _Batch(expected, done)
+        self.transport.write(message)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await done
+        except TimeoutError as error:
+            raise LinkLost(f"the server did not answer within {timeout_s:.3g} s") from error
+
+    def _collect(self, data: bytes) -> None:
+        batch = self._batch
+        assert batch is not None
+        data = batch.buffer + data
+        position, size = 0, len(data)
+        while size - position >= 5:
+            length = int.from_bytes(data[position + 1 : position + 5], "big")
+            end = position + 1 + length
+            if end > size:
+                break
+            self._collected(batch, data[position], data[position + 5 : end], data[position:end])
+            position = end
+            if self._batch is None:
+                rest = data[position:]
+                if rest:
+                    self.data_received(rest)
+                return
+        batch.buffer = data[position:]
+
+    def _collected(self, batch: _Batch, kind: int, body: bytes, whole: bytes) -> None:
+        if kind == _DATA_ROW:
+            batch.current.rows.append(messages.decode_data_row(body))
+        elif kind == _ERROR:
+            batch.current.error = messages.error_fields(body)
+            batch.current.raw_error = whole
+            if batch.current.error.get("V", b"") == b"FATAL" and self.session is not None:
+                self.session.client_transport.write(whole)
+        elif kind == _READY:
+            batch.answers.append(batch.current)
+            batch.current = Answer()
+            if len(batch.answers) == batch.expected:
+                self._batch = None
+                if not batch.done.done():
+                    batch.done.set_result(batch.answers)
+                elif self.session is not None:
+                    self.session.pump()  # whoever asked has given up; the client need not wait longer
+        elif kind in (_NOTIFICATION, _PARAMETER_STATUS):
+            self._unasked(whole)
+
+    def _unasked(self, data: bytes) -> None:
+        """Messages a server sends of itself: kept for a twin, passed on for a client's link."""
+        if data[0] == _PARAMETER_STATUS:
+            name, value = messages.decode_parameter_status(data[5:])
+            self.parameters[name] = value
+        if self.session is not None:
+            if data[0] == _PARAMETER_STATUS:
+                self.session.parameter_told(data[5:])
+            self.session.client_transport.write(data)
+
+
+def _encode(item: Item) -> bytes:
+    if isinstance(item, ParseNamed):
+        return messages.parse(item.name, item.text, item.type_oids) + messages.SYNC
+    if isinstance(item, CloseNamed):
+        return messages.close("S", item.name) + messages.SYNC
+    return (
+        messages.parse(b"", item.sql, ())
+        + messages.bind(b"", b"", item.parameters)
+        + messages.execute(b"", 0)
+        + messages.SYNC
+    )

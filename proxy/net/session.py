@@ -1,0 +1,403 @@
+"""One client and its link: the relay, and what happens to it at a gate.
+
+Fast path: the gate is open and nobody asks anything; bytes go through as they come, counted by the Exchange.
+Slow path: the gate drains or is closed, or we are asking the backend a question. Client bytes are kept in
+`held` and `pump` forwards them one request at a time while that is allowed.
+
+A session whose link is lost while a run holds it is not closed at once: after the commit point its twin takes
+over as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..errors import ProxyError, QueryCanceled
+from ..session import footprint
+from ..session.capture import SessionState
+from ..session.exchange import Exchange
+from ..wire import messages
+from .client_login import ClientLogin
+
+if TYPE_CHECKING:
+    from .link import Link
+    from .route import Route
+
+HELD_LIMIT_BYTES = 256 * 1024
+"""A held client is read up to here; then its socket waits, as any slow server would make it wait."""
+
+_PARSE = 0x50
+_QUERY = 0x51
+_TERMINATE = 0x58
+
+
+class ClientSide(asyncio.Protocol):
+    """The client's socket once it is logged in."""
+
+    __slots__ = ("session",)
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def data_received(self, data: bytes) -> None:
+        session = self.session
+        session.bytes_received += len(data)
+        if session.slow:
+            session.hold(data)
+            return
+        if not session.busy_since:
+            session.busy_since = time.monotonic()
+        session.exchange.client(data)
+        session.link_transport.write(data)
+
+    def pause_writing(self) -> None:
+        self.session.pause_link(True)
+
+    def resume_writing(self) -> None:
+        self.session.pause_link(False)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.session.client_gone()
+
+
+class Session:
+    """See the file's head. Created when client and link are both logged in; ends with either of them."""
+
+    __slots__ = (
+        "_client_paused",
+        "_on_end",
+        "asking",
+        "bytes_received",
+        "bytes_sent",
+        "busy_since",
+        "client_transport",
+        "connect_time",
+        "dirty",
+        "ended",
+        "exchange",
+        "held",
+        "held_since",
+        "id",
+        "key",
+        "link",
+        "link_transport",
+        "local",
+        "login",
+        "on_next_quiet",
+        "opaque_names",
+        "peer",
+        "quiet_since",
+        "request_since",
+        "requests_seen",
+        "revive",
+        "route",
+        "seen_at",
+        "seen_bytes",
+        "slow",
+        "stopped",
+        "sticky",
+        "told",
+        "twin",
+        "twin_state",
+        "unnamed_parse",
+        "usual_s",
+        "waited_us",
+    )
+
+    def __init__(
+        self,
+        identifier: int,
+        login: ClientLogin,
+        route: Route,
+        client_transport: asyncio.Transport,
+        link: Link,
+        on_end: Callable[[Session], None],
+    ) -> None:
+        self.id = identifier
+        self.key: tuple[int, bytes] = (link.backend_pid, link.cancel_key)
+        self.login = login
+        self.route = route
+        self.client_transport = client_transport
+        self.peer = client_transport.get_extra_info("peername")
+        self.local = client_transport.get_extra_info("sockname")
+        self.connect_time = time.time()
+        self.exchange = Exchange(self._statement, self._tag, self.parameter_told)
+        self.held = bytearray()
+        self.held_since = 0.0
+        self.busy_since = 0.0
+        self.quiet_since = time.monotonic()
+        self.usual_s = 0.0
+        self.waited_us = 0
+        self.seen_at = time.monotonic()
+        self.seen_bytes = (0, 0)
+        self.request_since: float | None = None
+        self.requests_seen = 0
+        self.bytes_received = 0
+        self.bytes_sent = 0
+        self.slow = False
+        self.stopped = False
+        self.asking = False
+        self.ended = False
+        self.dirty = True  # never asked yet; start-up packets can hold settings of any kind
+        self.sticky = False
+        self.opaque_names = False
+        self.unnamed_parse: bytes | None = None
+        self.revive: Callable[[Session], None] | None = None
+        self.on_next_quiet: Callable[[], None] | None = None
+        self.twin: Link | None = None
+        self.twin_state = SessionState()
+        self._client_paused = 0
+        self._on_end = on_end
+        self.told: dict[bytes, bytes] = dict(link.parameters)
+        self.link = link
+        self.link_transport = link.transport
+        link.session = self
+        if link.lost:
+            self.link_lost(link)
+
+    # -- what the exchange reports -------------------------------------------------------------------------
+
+    def _statement(self, kind: int, body: bytes | None) -> None:
+        if body is None:  # split over chunks: its text was not seen whole
+            self.dirty = True
+            if kind == _PARSE:
+                self.sticky = True
+                self.unnamed_parse = None
+            return
+        vocabulary = self.route.vocabulary
+        suspicious = vocabulary.suspicious(body)
+        if kind == _PARSE:
+            if body[:1] == b"\0":
+                self.unnamed_parse = body
+                if suspicious:
+                    self.dirty = True
+            else:
+                self.dirty = True
+                if suspicious:
+                    self.sticky = True
+        else:
+            self.unnamed_parse = None
+            if suspicious:
+                self.dirty = True
+        if suspicious or b"set " in body or b"SET " in body:
+            names = footprint.custom_names(body)
+            if names:
+                vocabulary.learn_names(names)
+            elif b"set_config" in body.lower() and self.exchange.on_bind is None:
+                self.exchange.on_bind = self._bind
+
+    def _bind(self, body: bytes | None) -> None:
+        """A session that calls set_config with a parameter: its option names are among the parameters."""
+        if body is None:
+            self.opaque_names = True
+        else:
+            self.route.vocabulary.learn_names(footprint.dotted_parameters(body))
+
+    def _tag(self, tag: bytes) -> None:
+        self.dirty = True
+
+    def parameter_told(self, body: bytes) -> None:
+        name, value = messages.decode_parameter_status(body)
+        self.told[name] = value
+        self.link.parameters[name] = value
+        self.dirty = True
+
+    # -- time ----------------------------------------------------------------------------------------------
+
+    def request_done(self) -> None:
+        """The session has become quiet after having been busy."""
+        now = time.monotonic()
+        took = now - self.busy_since
+        self.busy_since = 0.0
+        self.quiet_since = now
+        self.usual_s = took if took > self.usual_s else self.usual_s * 0.9 + took * 0.1
+        self.route.transaction_time_us += int(took * 1_000_000)
+        if self.on_next_quiet is not None:
+            call, self.on_next_quiet = self.on_next_quiet, None
+            call()
+        if self.route.on_quiet is not None:
+            self.route.on_quiet(self)
+
+    # -- the gate ------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """From now on no new request begins (the gate drains)."""
+        self.stopped = True
+        self.slow = True
+
+    def let_go(self) -> None:
+        """The gate is open for this session; what was held goes out in one piece."""
+        self.stopped = False
+        self.pump()
+
+    def hold(self, data: bytes) -> None:
+        """Client bytes on the slow path."""
+        self.held += data
+        self.pump()
+        if not self.held or self.ended:
+            return
+        if not self.held_since:
+            self.held_since = time.monotonic()
+        if len(self.held) >= HELD_LIMIT_BYTES:
+            self.pause_client(True, reason=2)
+
+    def pump(self) -> None:
+        """Forward what may be forwarded now; leave the slow path when nothing keeps the session on it."""
+        exchange = self.exchange
+        while self.held and not self.ended:
+            if exchange.at_boundary:
+                if exchange.quiet:
+                    if self.held[0] == _TERMINATE:
+                        self.end()
+                        return
+                    if self.stopped or self.asking or not self.link.free:
+                        return
+                    if self.revive is not None and not self._revived():
+                        return
+                elif exchange.owed and self.stopped:
+                    return
+            length = exchange.unit_length(self.held) if self.stopped else len(self.held)
+            chunk = bytes(self.held[:length])
+            del self.held[:length]
+            if not self.busy_since:
+                self.busy_since = time.monotonic()
+            exchange.client(chunk)
+            self.link_transport.write(chunk)
+        if self.held:
+            return
+        if self.held_since:
+            self._hold_ended()
+        if self._client_paused & 2:
+            self.pause_client(False, reason=2)
+        if not self.stopped and not self.asking and self.revive is None:
+            self.slow = False
+
+    def _revived(self) -> bool:
+        """The first request on a new link. True when it can go out as it is.
+
+        The old link may have known an unnamed statement. It is needed again only by a client that begins with
+        something else than a Parse or a Query, which is rare, so it is made again only then.
+        """
+        call, self.revive = self.revive, None
+        if call is None or self.held[0] in (_PARSE, _QUERY):
+            return True
+        call(self)
+        return False
+
+    def _hold_ended(self) -> None:
+        waited = time.monotonic() - self.held_since
+        self.held_since = 0.0
+        self.waited_us += int(waited * 1_000_000)
+        self.route.wait_time_us += int(waited * 1_000_000)
+        self.route.hold_ended(waited)
+
+    def cancel_held(self) -> bool:
+        """Drop the first held request as a cancel would; True where there was one.
+
+        Only a request that is complete can be answered; an incomplete one is left, and so is the cancel.
+        """
+        if not self.held or not self.exchange.quiet:
+            return False
+        length = self.exchange.unit_length(self.held)
+        if not _ends_request(self.held, length):
+            return True
+        del self.held[:length]
+        self.client_transport.write(messages.error_bytes(QueryCanceled()) + messages.ready_for_query())
+        if not self.held:
+            self.pump()
+        return True
+
+    # -- back-pressure ---------------------------------------------------------------------------------------
+
+    def pause_client(self, pause: bool, reason: int = 1) -> None:
+        before = self._client_paused
+        self._client_paused = before | reason if pause else before & ~reason
+        if bool(before) == bool(self._client_paused) or self.client_transport.is_closing():
+            return
+        if self._client_paused:
+            self.client_transport.pause_reading()
+        else:
+            self.client_transport.resume_reading()
+
+    def pause_link(self, pause: bool) -> None:
+        if self.link.lost:
+            return
+        if pause:
+            self.link_transport.pause_reading()
+        else:
+            self.link_transport.resume_reading()
+
+    # -- the end ---------------------------------------------------------------------------------------------
+
+    def client_gone(self) -> None:
+        """The client closed its connection: whatever it had waiting is dropped, never run later."""
+        self.held.clear()
+        self.held_since = 0.0
+        self.end()
+
+    def link_lost(self, link: Link) -> None:
+        if link is not self.link or self.ended:
+            return
+        if self.stopped and self.exchange.quiet and self.route.keeps_lost_links:
+            return
+        self.end()
+
+    def refuse(self, error: ProxyError) -> None:
+        """Tell the client why, and end."""
+        if not self.ended and not self.client_transport.is_closing():
+            self.client_transport.write(messages.error_bytes(error))
+        self.end()
+
+    def end(self) -> None:
+        if self.ended:
+            return
+        self.ended = True
+        self.held.clear()
+        if not self.client_transport.is_closing():
+            self.client_transport.close()
+        self.link.close()
+        if self.twin is not None:
+            self.twin.close()
+            self.twin = None
+        self._on_end(self)
+
+    # -- the swap --------------------------------------------------------------------------------------------
+
+    def take_twin(self) -> None:
+        """Leave the old link for the twin. The session must be quiet and the twin prepared."""
+        twin = self.twin
+        if twin is None or not self.exchange.quiet:
+            raise AssertionError("a session is moved only when it is quiet and its twin is ready")
+        old = self.link
+        old.session = None
+        old.close()
+        self.twin = None
+        self.link = twin
+        self.link_transport = twin.transport
+        twin.session = self
+        self.twin_state = SessionState()
+        self.dirty = True
+        self.exchange.reset()
+        changed = b"".join(
+            messages.parameter_status(name, value)
+            for name, value in twin.parameters.items()
+            if self.told.get(name) != value
+        )
+        self.told = dict(twin.parameters)
+        if changed:
+            self.client_transport.write(changed)
+        if twin.lost:
+            self.link_lost(twin)
+
+
+def _ends_request(data: bytearray, length: int) -> bool:
+    """Whether these bytes are whole messages, the last of them one that is answered with ReadyForQuery."""
+    position = 0
+    kind = 0
+    while length - position >= 5:
+        kind = data[position]
+        position += 1 + int.from_bytes(data[position + 1 : position + 5], "big")
+    return position == length and kind in (_QUERY, 0x53, 0x46)
