@@ -1,0 +1,289 @@
+"""The commands of the console as subcommands: they log in to a running daemon as an operator would.
+
+Exit status 0 is a yes. A CHECK that found something blocking is a no, and so is every ERROR, every lost
+connection, and a run whose answer does not end with its figures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from config.load import load_console
+from config.problems import ConfigError
+
+from . import output
+
+if TYPE_CHECKING:
+    from .console_client import Answer, Door
+
+PASSWORD_VARIABLE = "PGCUTOVER_ADMIN_PASSWORD"
+_EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "": "127.0.0.1", "::": "::1"}
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+Judge = Callable[["Answer"], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """The options of every verb. What is not given comes from the configuration file, then from defaults."""
+
+    config: Path | None
+    host: str | None
+    port: int | None
+    user: str | None
+    database: str | None
+    password: str | None
+    password_env: str
+    json: bool
+
+    def door(self, environ: Mapping[str, str] = os.environ) -> Door:
+        """Raises ConfigError for a file that does not say where the console is."""
+        from .console_client import Door
+
+        host, port, user, database = "127.0.0.1", 6432, "admin", "admin"
+        password = environ.get(self.password_env)
+        if self.config is not None:
+            general, admin = load_console(self.config, environ)
+            host, port = _EVERY_ADDRESS.get(general.host, general.host), general.port
+            user, database = admin.user, admin.name
+            password = password if password is not None else admin.password.get_secret_value()
+        return Door(
+            host=self.host or host,
+            port=self.port or port,
+            user=self.user or user,
+            database=self.database or database,
+            password=self.password if self.password is not None else password,
+        )
+
+
+_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "config": (
+        Annotated[
+            Path | None,
+            typer.Option(help="Configuration file that says where the console is, and its password."),
+        ],
+        None,
+    ),
+    "host": (Annotated[str | None, typer.Option(help="Where the proxy listens. [default: 127.0.0.1]")], None),
+    "port": (Annotated[int | None, typer.Option(min=1, max=65535, help="Its port. [default: 6432]")], None),
+    "user": (Annotated[str | None, typer.Option(help="Operator to log in as. [default: admin]")], None),
+    "database": (
+        Annotated[str | None, typer.Option(help="Name of the admin database. [default: admin]")],
+        None,
+    ),
+    "password": (
+        Annotated[
+            str | None, typer.Option(help="Its password; other users of this machine can see it here.")
+        ],
+        None,
+    ),
+    "password_env": (
+        Annotated[str, typer.Option(metavar="NAME", help="Environment variable with the password.")],
+        PASSWORD_VARIABLE,
+    ),
+    "json": (Annotated[bool, typer.Option("--json", help="Answer as JSON.")], False),
+}
+
+PairArgument = Annotated[str | None, typer.Argument(help="The pair; needed where several are configured.")]
+DatabaseArgument = Annotated[str | None, typer.Argument(help="The database. [default: all of them]")]
+
+
+class OnOff(StrEnum):
+    ON = "on"
+    OFF = "off"
+
+
+class Wait(StrEnum):
+    SERVERS = "servers"
+    CLIENTS = "clients"
+
+
+def any_answer(_answer: Answer) -> bool:
+    return True
+
+
+def nothing_blocks(answer: Answer) -> bool:
+    return all(row.get("severity") != "block" for row in answer.rows)
+
+
+def run_committed(answer: Answer) -> bool:
+    """A run that went through ends with its figures, rows of status "total"; any other is an ERROR."""
+    statuses = [row.get("status") for row in answer.rows]
+    return "total" in statuses and not {"failed", "undone"} & set(statuses)
+
+
+def perform(connection: Connection, command: str, judge: Judge = any_answer) -> int:
+    """Run one command of the console, print what comes back, and return the exit status."""
+    from .console_client import ConsoleFailure, ask
+
+    notices: list[str] = []
+
+    def notify(text: str) -> None:
+        notices.append(text)
+        output.tell(text)
+
+    report: dict[str, Any] = {"ok": False, "command": command, "notices": notices}
+    try:
+        answer = asyncio.run(ask(connection.door(), command, notify))
+    except ConfigError as error:
+        report["problems"] = [output.problem_json(problem) for problem in error.problems]
+        output.print_problems(error.problems)
+    except ConsoleFailure as error:
+        texts = {"message": error.message, "detail": error.detail, "hint": error.hint}
+        report["error"] = {"sqlstate": error.sqlstate, **texts}
+        output.print_error(**texts)
+    except KeyboardInterrupt:
+        output.print_error("interrupted", hint='"pgcutover show cutover" says what goes on in the daemon.')
+        return _INTERRUPTED
+    else:
+        report.update(ok=judge(answer), rows=answer.rows)
+        if not connection.json:
+            _print_answer(command, answer)
+    if connection.json:
+        output.print_json(report)
+    return 0 if report["ok"] else 1
+
+
+def name(text: str) -> str:
+    """A name as the console takes it, whatever characters it has."""
+    return '"' + text.replace('"', '""') + '"'
+
+
+def sentence(words: str, *names: str | None) -> str:
+    return " ".join([words, *(name(text) for text in names if text is not None)])
+
+
+def show_sentence(what: str, pair: str | None) -> str:
+    """SHOW takes a keyword, which must not be quoted. Raises typer.BadParameter for anything else."""
+    if re.fullmatch(r"[A-Za-z][A-Za-z_]*", what) is None:
+        raise typer.BadParameter(f'"{what}" is not a thing to show; "pgcutover show help" lists them')
+    return sentence(f"SHOW {what.upper()}", pair)
+
+
+def _print_answer(command: str, answer: Answer) -> None:
+    if answer.columns:
+        output.print_rows(answer.columns, answer.rows)
+    else:
+        output.tell(f"{command}: done")
+
+
+def add_verbs(app: typer.Typer) -> None:
+    """All verbs as subcommands of `app`."""
+    for verb, (judge, help_text) in _PAIR_VERBS.items():
+        app.command(verb, help=help_text)(_console_command(_pair_verb(verb.upper(), judge)))
+    for verb, help_text in _DATABASE_VERBS.items():
+        app.command(verb, help=help_text)(_console_command(_database_verb(verb.upper().replace("-", "_"))))
+    for function in (show, maintenance, disable, enable, set_key, reload, shutdown):
+        app.command(function.__name__.removesuffix("_key"))(_console_command(function))
+
+
+_PAIR_VERBS: dict[str, tuple[Judge, str]] = {
+    "check": (nothing_blocks, "All preflight checks. Exit status 1 if one of them blocks."),
+    "replicate": (any_answer, "Copy schema and data, then keep the destination in step."),
+    "cutover": (run_committed, "Move all traffic to the destination. Exit status 0 only if it is there."),
+    "revert": (run_committed, "Move all traffic back. Exit status 0 only if it is there."),
+    "complete": (any_answer, "End the move; the old database stays fenced."),
+    "reset": (any_answer, "Before a cutover: remove everything the move made, on both sides."),
+}
+
+_DATABASE_VERBS: dict[str, str] = {
+    "pause": "Hold clients; answers when nothing is under way any more.",
+    "resume": "End a pause or a kill.",
+    "reconnect": "Replace links to servers when their sessions let them go.",
+    "wait-close": "Wait until no link is left that reconnect marked.",
+    "kill": "Close clients and links at once; the database stays paused.",
+}
+
+
+def _pair_verb(words: str, judge: Judge) -> Callable[..., int]:
+    def verb(connection: Connection, pair: PairArgument = None) -> int:
+        return perform(connection, sentence(words, pair), judge)
+
+    return verb
+
+
+def _database_verb(words: str) -> Callable[..., int]:
+    def verb(connection: Connection, db: DatabaseArgument = None) -> int:
+        return perform(connection, sentence(words, db))
+
+    return verb
+
+
+def show(
+    connection: Connection,
+    what: Annotated[str, typer.Argument(help='cutover, cutover_history, clients, ...; "help" lists all.')],
+    pair: PairArgument = None,
+) -> int:
+    """What the daemon shows of itself: SHOW of the console."""
+    return perform(connection, show_sentence(what, pair))
+
+
+def maintenance(connection: Connection, state: OnOff, db: DatabaseArgument = None) -> int:
+    """Hold clients that are not inside a transaction, without waiting for any; or let them go."""
+    return perform(connection, sentence(f"MAINTENANCE {state.upper()}", db))
+
+
+def disable(connection: Connection, db: Annotated[str, typer.Argument(help="The database.")]) -> int:
+    """Refuse new clients of a database."""
+    return perform(connection, sentence("DISABLE", db))
+
+
+def enable(connection: Connection, db: Annotated[str, typer.Argument(help="The database.")]) -> int:
+    """Accept new clients of a database again."""
+    return perform(connection, sentence("ENABLE", db))
+
+
+def set_key(
+    connection: Connection,
+    key: Annotated[str, typer.Argument(help="A key of [general]; show config lists them.")],
+    value: Annotated[str, typer.Argument(help="As in the configuration file, without quotes.")],
+) -> int:
+    """Change a key of [general] until the next restart or reload."""
+    literal = "'" + value.replace("'", "''") + "'"
+    return perform(connection, f"SET {name(key)} = {literal}")
+
+
+def reload(connection: Connection) -> int:
+    """Have the daemon read both files again and apply what changed, all of it or nothing."""
+    return perform(connection, "RELOAD")
+
+
+def shutdown(
+    connection: Connection,
+    wait: Annotated[
+        Wait | None, typer.Option(help="For links to be released, or for clients to leave.")
+    ] = None,
+) -> int:
+    """End the daemon."""
+    return perform(connection, "SHUTDOWN" if wait is None else f"SHUTDOWN WAIT_FOR_{wait.upper()}")
+
+
+def _console_command(function: Callable[..., int]) -> Callable[..., None]:
+    """`function` with the options of a connection for its first parameter; ends with its exit status."""
+    hints = get_type_hints(function, globalns=globals(), include_extras=True)
+    own: Sequence[inspect.Parameter] = list(inspect.signature(function).parameters.values())[1:]
+    parameters = [parameter.replace(annotation=hints[parameter.name]) for parameter in own]
+    parameters += [
+        inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for key, (annotation, default) in _OPTIONS.items()
+    ]
+
+    def command(**values: Any) -> None:
+        connection = Connection(**{key: values.pop(key) for key in _OPTIONS})
+        raise typer.Exit(function(connection, **values))
+
+    command.__name__, command.__doc__ = function.__name__, function.__doc__
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    # What typer reads a command's arguments and options from.
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return command

@@ -1,0 +1,1 @@
+"""unit/ opens no socket, integration/ runs against real servers, bench/ measures, support/ is shared."""
