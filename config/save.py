@@ -58,8 +58,8 @@ def save_swapped(
 ) -> SaveResult:
     """Exchange the names of the two databases in both files, as `Config.swapped` does.
 
-    `running` is the configuration that was in effect before the swap. With it, files that somebody changed in
-    the meantime are left alone with a warning, and files that already show the swap are left alone without.
+    `running` is the configuration in effect now, after the swap. With it, files that somebody changed in the
+    meantime are left alone with a warning, and files that already show the swap are left alone without.
     Backups are `*.bak.toml` beside the files. Both files change, or neither; where that could not be kept, a
     warning says which file shows what. Blocks on the disk: from asyncio call it in a thread.
     """
@@ -110,20 +110,22 @@ def _load(
 
 
 def _needs_swap(disk: Config, running: Config | None, source: str, destination: str) -> bool:
-    """Raises _Refused where the files are neither as before the swap nor as after it."""
+    """Raises _Refused where the files are neither as `running`, after the swap, nor as it was before."""
     for name in (source, destination):
         if disk.database(name) is None:
             raise _Refused(f'the file has no database "{name}" any more')
-    if running is None or _names(disk, source, destination) == _names(running, source, destination):
+    if running is None:
         return True
-    after = running.swapped(source, destination)
-    if _names(disk, source, destination) == _names(after, source, destination):
+    if _names(disk, source, destination) == _names(running, source, destination):
         return False
+    before = running.swapped(source, destination)
+    if _names(disk, source, destination) == _names(before, source, destination):
+        return True
     differing = next(
         (
-            f'"{name}" is {_address(disk, name)} in the file and was {_address(running, name)} in the daemon'
+            f'"{name}" is {_address(disk, name)} in the file and was {_address(before, name)} in the daemon'
             for name in (source, destination)
-            if _address(disk, name) != _address(running, name)
+            if _address(disk, name) != _address(before, name)
         ),
         f'the users of "{source}" and "{destination}" in the file are not those of the daemon',
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from replication.control_schema import Identity
 from replication.preflight import CheckContext, Phase, ProxiedUser, run_checks
@@ -21,15 +22,26 @@ async def run_pair_checks(
     destination: ControlSession,
     identity: Identity | None,
     own: Iterable[int] = (),
+    *,
+    setup: bool = False,
 ) -> list[Finding]:
-    """All findings, worst first. `identity` is the source's, None before REPLICATE; `own` are backends of ours."""
+    """All findings, worst first. `identity` is the source's, None before REPLICATE; `own` are backends of ours.
+    With `setup` only what matters before replication is made."""
     context = await _context(pair, source, destination, identity, frozenset(own))
+    if setup:
+        context = replace(context, phase=Phase.SETUP)
     found = [
         Finding(f.id, Severity(f.severity.value), f.object, f.finding, f.remedy) for f in await run_checks(context)
     ]
     found += _proxy_findings(pair)
     order = {severity: rank for rank, severity in enumerate(Severity)}
     return sorted(found, key=lambda f: (order[f.severity], f.id, f.object))
+
+
+async def subscribed(pair: Pair, identity: Identity, destination: ControlSession) -> bool:
+    """Whether the stream that a run would drain has its subscription already."""
+    flow = await RunStreams.load(pair.name, identity, pair.source, pair.destination, destination)
+    return await find_subscription(destination, flow.inbound.subscription) is not None
 
 
 async def _context(

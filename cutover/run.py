@@ -115,6 +115,7 @@ class Run:
         )
         self.log = log.bind(run=str(self.run_id), pair=pair.name, kind=kind.value)
         self._sessions: Sessions | None = None
+        self._raising: asyncio.Task[None] | None = None
         self.record: decision.RunRecord | None = None
         self.marker = time.time_ns() // 1000
 
@@ -221,6 +222,7 @@ class Run:
             moved = await sequences.set_all(sessions.source_reader, sessions.destination)
             detail.append(f"{len(sequences.names)} sequences, {moved} set")
         async with self._step("twins") as detail:
+            await self._warm_up(sessions)
             await self._make_twins(sessions, there)
             detail.append(f"{self.pair.control.client_count(self.source_name)} clients")
             self._judge_sessions()
@@ -360,6 +362,7 @@ class Run:
             detail.append(f"{drained.transactions_waited} transactions waited for")
         trips_before = sessions.round_trips()
         async with self._step("fence") as detail:
+            await self._raised()
             arriving = asyncio.create_task(self._arrive(sessions, prepared), name="arrival")
             refreshing = asyncio.create_task(self.hold.refresh(self._left_s(2.0)), name="refresh")
             try:
@@ -393,7 +396,9 @@ class Run:
             await self.hold.prepare_twins(types, set(facts.options), set(facts.functions), self._left_s(TWIN_TIMEOUT_S))
             self._judge_sessions()
         self.hold.begin()
-        drained = await self.hold.drain(self._left_s(self.general.cutover_transaction_timeout / 1000.0))
+        drained = await self.hold.drain(
+            self._left_s(self.general.cutover_transaction_timeout / 1000.0), self._begin_raising
+        )
         self.report.transactions_waited = drained.transactions_waited
         if drained.stragglers:
             if self.general.cutover_transaction_action is TransactionAction.ABORT:
@@ -413,18 +418,29 @@ class Run:
         self.hold.expect_lost_links()
         return drained
 
-    async def _fence(self, sessions: Sessions) -> str:
-        pids = self.hold.backend_pids()
-        found = await decision.fence(
+    def _begin_raising(self) -> None:
+        """The read-only default binds new sessions only, so it goes up while the last requests still run. Fence
+        triggers would stop transactions that are open, so with them the record changes when all are quiet."""
+        if self._raising is None and self.general.cutover_fence is not FenceKind.TRIGGERS:
+            self._raising = asyncio.create_task(self._raise(), name="raise-fence")
+
+    async def _raise(self) -> None:
+        sessions = self._sessions
+        assert sessions is not None
+        await decision.raise_fence(
             sessions.source,
             self.run_id,
             read_only=self.general.cutover_fence is not FenceKind.NONE,
-            terminate=self.general.cutover_fence is not FenceKind.NONE,
-            keep_pids=pids + [s.pid for s in sessions.all()] + self.pair.checker_pids(),
-            quiet_pids=pids,
-            marker=self.marker,
             timeout_s=self._left_s(FENCE_TIMEOUT_S),
         )
+
+    async def _raised(self) -> None:
+        if self._raising is None:
+            self._raising = asyncio.create_task(self._raise(), name="raise-fence")
+        await self._raising
+
+    async def _fence(self, sessions: Sessions) -> str:
+        found = await self._still(sessions, dry=False, timeout_s=self._left_s(FENCE_TIMEOUT_S))
         if not found.clear:
             raise StepFailed(
                 f'"{self.source_name}" is not still: {found.obstacle}',
@@ -433,6 +449,25 @@ class Run:
         return f"{len(found.terminated)} strangers terminated" + (
             ": " + ", ".join(found.terminated[:5]) if found.terminated else ""
         )
+
+    async def _still(self, sessions: Sessions, *, dry: bool, timeout_s: float) -> decision.FenceResult:
+        pids = self.hold.backend_pids()
+        return await decision.still(
+            sessions.source,
+            self.run_id,
+            terminate=self.general.cutover_fence is not FenceKind.NONE,
+            keep_pids=pids + [s.pid for s in sessions.all()] + self.pair.checker_pids(),
+            quiet_pids=pids,
+            marker=self.marker,
+            timeout_s=timeout_s,
+            dry=dry,
+        )
+
+    async def _warm_up(self, sessions: Sessions) -> None:
+        """What is compiled, planned or prepared once is so before the pause."""
+        await self._still(sessions, dry=True, timeout_s=5.0)
+        await decision.commit(sessions.destination, uuid.UUID(int=0), [], 5.0)
+        await advisory_locks(sessions.source_reader, [], 5.0)
 
     async def _arrive(self, sessions: Sessions, prepared: Prepared) -> str:
         """Everything committed on the source has been applied, and nothing went wrong since the check."""
@@ -563,6 +598,8 @@ class Run:
             self._phase = advance(self._phase, Event.STEP_FAILED)
         held = self._hold_began > 0
         failed_step = self._current
+        if self._raising is not None:
+            await _cancel(self._raising)
         if self.general.cutover_fence is FenceKind.TRIGGERS:
             await self._release_source()
         self.hold.release_sessions()

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from replication import streams
+from replication.adoption import adopted_names
 from replication.control_schema import Identity
 from replication.endpoint import Endpoint
-from replication.registry import Kind, recorded
 from replication.session import ControlSession
 from replication.streams import Direction, StreamHealth, StreamNames, stream_names
 
@@ -39,10 +39,7 @@ class RunStreams:
         inbound = Direction.FORWARD if here.uuid == here.move_origin else Direction.REVERSE
         names = stream_names(pair_name, inbound)
         if inbound is Direction.FORWARD:
-            for entry in await recorded(subscriber, Kind.ADOPTED_SUBSCRIPTION):
-                found = await streams.find_subscription(subscriber, entry.name)
-                if found is not None and found.slot is not None:
-                    names = StreamNames(found.publications[0], found.slot, found.name)
+            names = await adopted_names(subscriber) or names
         return cls(names, stream_names(pair_name, inbound.opposite), source, destination)
 
     def intent(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 import asyncpg
 
 CONNECT_TIMEOUT_S = 10.0
+_ASK_AGAIN_S = 0.1
 
 Value = str | int | float | bool | None
 Row = dict[str, Value]
@@ -49,11 +50,22 @@ class ConsoleFailure(Exception):
         self.hint = hint
 
 
+class ConnectionBroken(ConsoleFailure):
+    """The session ended after the command was sent and before its answer came."""
+
+    def __init__(self, reason: object) -> None:
+        super().__init__(
+            f"the connection broke before the answer came: {reason}",
+            detail="Whether the command was carried out is not known.",
+            hint='"pgcutover show cutover" says how a move stands.',
+        )
+
+
 async def ask(door: Door, command: str, notify: Callable[[str], None]) -> Answer:
     """Run one command of the console and wait for its answer, however long that takes.
 
-    `notify` is called with each NOTICE as it arrives. Raises ConsoleFailure; where the connection broke it
-    says that nobody knows what became of the command.
+    `notify` is called with each NOTICE as it arrives. Raises ConsoleFailure, or ConnectionBroken where nobody
+    knows what became of the command.
     """
     connection = await _connect(door)
     connection.add_log_listener(lambda _connection, message: notify(str(message.message)))
@@ -63,15 +75,34 @@ async def ask(door: Door, command: str, notify: Callable[[str], None]) -> Answer
         records = await statement.fetch()
         return Answer(columns, [{name: _plain(record[name]) for name in columns} for record in records])
     except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError) as error:
-        raise ConsoleFailure(
-            f"the connection broke before the answer came: {error}",
-            detail="Whether the command was carried out is not known.",
-            hint='"pgcutover show cutover" says how a move stands.',
-        ) from error
+        raise ConnectionBroken(error) from error
     except asyncpg.PostgresError as error:
         raise _failure(error) from error
     finally:
         await _close(connection)
+
+
+async def is_gone(door: Door, timeout_s: float = 10.0) -> bool:
+    """Whether nobody listens there any more; waits that long for it. Anything but a refusal is not a yes."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    while loop.time() < deadline:
+        try:
+            async with asyncio.timeout_at(deadline):
+                _, writer = await _open(door)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return True
+        except (OSError, TimeoutError):
+            return False
+        writer.close()
+        await asyncio.sleep(_ASK_AGAIN_S)
+    return False
+
+
+async def _open(door: Door) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if door.host.startswith("/"):
+        return await asyncio.open_unix_connection(f"{door.host}/.s.PGSQL.{door.port}")
+    return await asyncio.open_connection(door.host, door.port)
 
 
 async def _connect(door: Door) -> Any:

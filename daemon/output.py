@@ -95,7 +95,8 @@ def _block(number: int, columns: Sequence[str], row: Mapping[str, Any]) -> Table
 
 def _is_too_wide(console: Console, table: Table, columns: Sequence[str]) -> bool:
     """A few columns can be folded; many cannot."""
-    return len(columns) > 6 and Measurement.get(console, console.options, table).maximum > console.width
+    options = console.options.update(max_width=_PIPE_WIDTH)
+    return len(columns) > 6 and Measurement.get(console, options, table).maximum > console.width
 
 
 def _style(row: Mapping[str, Any]) -> str:

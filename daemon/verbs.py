@@ -26,6 +26,7 @@ from . import output
 if TYPE_CHECKING:
     from .console_client import Answer, Door
 
+SHUTDOWN = "SHUTDOWN"
 PASSWORD_VARIABLE = "PGCUTOVER_ADMIN_PASSWORD"
 _EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "": "127.0.0.1", "::": "::1"}
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -124,7 +125,7 @@ def run_committed(answer: Answer) -> bool:
 
 def perform(connection: Connection, command: str, judge: Judge = any_answer) -> int:
     """Run one command of the console, print what comes back, and return the exit status."""
-    from .console_client import ConsoleFailure, ask
+    from .console_client import ConsoleFailure
 
     notices: list[str] = []
 
@@ -134,7 +135,7 @@ def perform(connection: Connection, command: str, judge: Judge = any_answer) -> 
 
     report: dict[str, Any] = {"ok": False, "command": command, "notices": notices}
     try:
-        answer = asyncio.run(ask(connection.door(), command, notify))
+        answer = asyncio.run(_ask(connection.door(), command, notify))
     except ConfigError as error:
         report["problems"] = [output.problem_json(problem) for problem in error.problems]
         output.print_problems(error.problems)
@@ -152,6 +153,18 @@ def perform(connection: Connection, command: str, judge: Judge = any_answer) -> 
     if connection.json:
         output.print_json(report)
     return 0 if report["ok"] else 1
+
+
+async def _ask(door: Door, command: str, notify: Callable[[str], None]) -> Answer:
+    """As `ask`; but where SHUTDOWN ends our session before it could answer, the end itself is the answer."""
+    from .console_client import Answer, ConnectionBroken, ask, is_gone
+
+    try:
+        return await ask(door, command, notify)
+    except ConnectionBroken:
+        if command == SHUTDOWN and await is_gone(door):
+            return Answer((), [])
+        raise
 
 
 def name(text: str) -> str:
@@ -265,7 +278,7 @@ def shutdown(
     ] = None,
 ) -> int:
     """End the daemon."""
-    return perform(connection, "SHUTDOWN" if wait is None else f"SHUTDOWN WAIT_FOR_{wait.upper()}")
+    return perform(connection, SHUTDOWN if wait is None else f"{SHUTDOWN} WAIT_FOR_{wait.upper()}")
 
 
 def _console_command(function: Callable[..., int]) -> Callable[..., None]:

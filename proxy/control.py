@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from config.model import Config, SessionPolicy
@@ -19,11 +20,14 @@ from .routing.gate import GateState
 
 __all__ = ["AdvisoryLock", "Drained", "ProxyControl", "RunHold", "Straggler", "TypeMap"]
 
-SLOW_TRANSACTION_S = 0.025
-"""A session whose transactions usually take longer is stopped first, and the quick ones only once it is quiet."""
+SLOW_AT_LEAST_S = 0.025
+SLOW_FACTOR = 4.0
+"""A session is slow when its transactions usually take this many times what is usual among the sessions, and at
+least SLOW_AT_LEAST_S. Slow ones are stopped first, the quick ones only once those are quiet."""
 
 QUICK_ROUND_S = 0.075
-"""How long the quick sessions wait for one another before those that turned out slow are waited for alone."""
+"""How long the quick sessions wait for one another, at least, before those that turned out slow are waited for
+alone."""
 
 _OPERATOR = "operator"
 
@@ -68,6 +72,7 @@ class RunHold:
         self.takeover: Takeover | None = None
         self.holds_ms: list[float] = []
         self.all_stopped_at = 0.0
+        self._old_links: list[Link] = []
         self._quiet = asyncio.Event()
         self._released = False
 
@@ -157,36 +162,45 @@ class RunHold:
     def session_policy(self, policy: SessionPolicy) -> None:
         self._policy = policy
 
-    async def drain(self, timeout_s: float) -> Drained:
-        """Stop long sessions first, the quick ones once those are quiet; see the constants above."""
+    async def drain(self, timeout_s: float, on_all_stopped: Callable[[], None] = lambda: None) -> Drained:
+        """Stop long sessions first, the quick ones once those are quiet; see the constants above.
+
+        `on_all_stopped` is called when every session has been stopped, before they are all quiet; perhaps again.
+        """
         deadline = time.monotonic() + timeout_s
         waited = sum(1 for s in self.route.sessions if s.exchange.in_transaction or s.exchange.owed)
         while True:
-            slow = [s for s in self.route.sessions if _is_slow(s)]
+            slow_s = _slow_from(self.route.sessions)
+            slow = [s for s in self.route.sessions if _is_slow(s, slow_s)]
             for session in slow:
                 session.stop()
-            if not await self._all_quiet(lambda slow=slow: slow, deadline):  # type: ignore[misc]
+            if not await self._all_quiet(slow, deadline):
                 break
             self.all_stopped_at = time.monotonic()
             for session in self.route.sessions:
                 session.stop()
-            round_ends = min(deadline, time.monotonic() + QUICK_ROUND_S)
-            if await self._all_quiet(lambda: self.route.sessions, round_ends):
+            on_all_stopped()
+            round_ends = min(deadline, time.monotonic() + max(QUICK_ROUND_S, slow_s))
+            if await self._all_quiet(self.route.sessions, round_ends):
                 self.route.gate.closed()
                 return Drained(waited, ())
             if time.monotonic() >= deadline:
                 break
-            for session in self.route.sessions:
-                if not session.exchange.quiet:
-                    session.usual_s = max(session.usual_s, SLOW_TRANSACTION_S * 2)
-                elif not _is_slow(session) and self.route.gate.owners == {self.owner}:
-                    session.let_go()
+            self._let_quick_ones_go(slow_s)
         return Drained(waited, self.stragglers())
 
-    async def _all_quiet(self, sessions: Callable[[], Iterable[Session]], deadline: float) -> bool:
+    def _let_quick_ones_go(self, slow_s: float) -> None:
+        """Some that were taken for quick are not: wait for those alone."""
+        for session in tuple(self.route.sessions):
+            if not session.exchange.quiet:
+                session.usual_s = max(session.usual_s, slow_s * 2)
+            elif not _is_slow(session, slow_s) and self.route.gate.owners == {self.owner}:
+                session.let_go()
+
+    async def _all_quiet(self, sessions: Collection[Session], deadline: float) -> bool:
         while True:
             self._quiet.clear()
-            if all(s.exchange.quiet or s.ended for s in sessions()):
+            if all(s.exchange.quiet or s.ended for s in sessions):
                 return True
             left = deadline - time.monotonic()
             if left <= 0:
@@ -240,7 +254,7 @@ class RunHold:
 
     def swap(self, config: Config) -> int:
         """The names have changed places in `config`; every session goes to its twin. Returns how many were
-        closed because they could not move. Nothing here waits."""
+        closed because they could not move. Nothing here waits; the old links are closed by `release`."""
         self._frontend.apply(config)
         closed = 0
         for session in tuple(self.route.sessions):
@@ -251,9 +265,7 @@ class RunHold:
                 reason = immovable or "its new link was lost"
                 session.refuse(AdminShutdown(detail=f"The database has moved to another server: {reason}."))
                 continue
-            old_key = session.key
-            session.take_twin()
-            self._frontend.cancel_keys[old_key] = session
+            self._old_links.append(session.take_twin())
             if self.takeover is not None:
                 self.takeover.revive_unnamed(session)
         return closed
@@ -276,14 +288,23 @@ class RunHold:
         self.release_sessions()
         self.route.open_logins()
         self.destination.open_logins()
+        for link in self._old_links:
+            link.close()
+        self._old_links.clear()
         if self.takeover is not None:
             self.takeover.close(self.route.sessions)
 
 
-def _is_slow(session: Session) -> bool:
-    if session.usual_s > SLOW_TRANSACTION_S:
+def _slow_from(sessions: Collection[Session]) -> float:
+    """From which usual duration on a session counts as slow, in seconds."""
+    usual = [s.usual_s for s in sessions if s.usual_s]
+    return max(SLOW_AT_LEAST_S, SLOW_FACTOR * statistics.median(usual)) if usual else SLOW_AT_LEAST_S
+
+
+def _is_slow(session: Session, slow_s: float) -> bool:
+    if session.usual_s > slow_s:
         return True
-    return bool(session.busy_since) and time.monotonic() - session.busy_since > SLOW_TRANSACTION_S
+    return bool(session.busy_since) and time.monotonic() - session.busy_since > slow_s
 
 
 def _name(session: Session) -> str:

@@ -25,8 +25,8 @@ async def find_adoptable(
 ) -> Subscription | None:
     """The subscription to adopt: the configured one, or the only enabled one that the source feeds.
 
-    That it is fed by this very source is seen from its slot being in use here under the subscription's name;
-    the marker that has to come through proves it later. Raises StreamError where the configured one cannot
+    That this very source feeds it is seen from its slot being in use there under the subscription's name (its
+    default application_name); the marker that has to come through proves it later. Raises StreamError where the configured one cannot
     be used, or several could be.
     """
     ours = {entry.name for entry in await recorded(destination, Kind.SUBSCRIPTION)}
@@ -39,7 +39,7 @@ async def find_adoptable(
                 f'subscription "{configured}" on "{destination.endpoint.name}" is disabled or has no slot',
                 hint="Enable it and let it catch up, then run REPLICATE again.",
             )
-        if not await _is_fed_here(source, found):
+        if not await _is_fed_here(source, found.slot):
             raise StreamError(
                 f'subscription "{configured}" is not fed by "{source.endpoint.name}": no walsender there '
                 f'uses the slot "{found.slot}" for it',
@@ -49,7 +49,8 @@ async def find_adoptable(
     candidates = [
         found
         for found in await subscriptions(destination)
-        if found.enabled and found.name not in ours and await _is_fed_here(source, found)
+        if found.enabled and found.name not in ours and found.slot is not None
+        and await _is_fed_here(source, found.slot, found.name)
     ]
     if len(candidates) > 1:
         raise StreamError(
@@ -60,16 +61,16 @@ async def find_adoptable(
     return candidates[0] if candidates else None
 
 
-async def _is_fed_here(source: ControlSession, subscription: Subscription) -> bool:
+async def _is_fed_here(source: ControlSession, slot: str, application_name: str | None = None) -> bool:
     return bool(
         await source.fetchval(
             """
             SELECT EXISTS (SELECT FROM pg_replication_slots k JOIN pg_stat_replication w ON w.pid = k.active_pid
                 WHERE k.slot_name = $1 AND k.database = current_database() AND k.plugin = 'pgoutput'
-                  AND w.application_name = $2)
+                  AND ($2::text IS NULL OR w.application_name = $2))
             """,
-            subscription.slot,
-            subscription.name,
+            slot,
+            application_name,
         )
     )
 

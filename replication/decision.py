@@ -151,27 +151,35 @@ async def open_decision(destination: ControlSession, run_id: uuid.UUID, epoch: i
     await destination.execute("INSERT INTO pgcutover.decision (run_id, epoch) VALUES ($1, $2)", run_id, epoch)
 
 
-async def fence(
+async def raise_fence(source: ControlSession, run_id: uuid.UUID, *, read_only: bool, timeout_s: float) -> None:
+    """The first half of the fence: the record says draining, new sessions are read-only. Raises ControlUnavailable."""
+    await source.execute("SELECT pgcutover.raise_fence($1, $2)", run_id, read_only, timeout_s=timeout_s)
+
+
+async def still(
     source: ControlSession,
     run_id: uuid.UUID,
     *,
-    read_only: bool,
     terminate: bool,
     keep_pids: Sequence[int],
     quiet_pids: Sequence[int],
     marker: int,
     timeout_s: float,
+    dry: bool = False,
 ) -> FenceResult:
-    """Raise the fence and write the drain marker, in one round trip. Raises ControlUnavailable."""
+    """The second half, once our links are quiet: strangers go and the drain marker is written, in one round trip.
+
+    Raises ControlUnavailable. With `dry` nobody is terminated and no drain marker written.
+    """
     raw = await source.fetchval(
-        "CALL pgcutover.fence($1, $2, $3, $4, $5, $6, $7, NULL)",
+        "SELECT pgcutover.still($1, $2, $3, $4, $5, $6, $7)",
         run_id,
-        read_only,
         terminate,
         list(keep_pids),
         list(quiet_pids),
         marker,
         max(1, int(timeout_s * 900)),
+        dry,
         timeout_s=timeout_s,
     )
     found = json.loads(raw)

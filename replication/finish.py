@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-
 import asyncpg
 
 from .errors import SchemaRefused
@@ -19,7 +17,8 @@ SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.rel
 LEFT JOIN pg_stat_all_tables s ON s.relid = c.oid
 WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND c.oid >= 16384
   AND n.nspname NOT IN ('information_schema', 'pgcutover') AND n.nspname NOT LIKE 'pg\\_%'
-  AND s.last_analyze IS NULL AND (c.relkind = 'p' OR s.last_autoanalyze IS NULL)
+  AND s.last_analyze IS NULL AND s.last_autoanalyze IS NULL
+  AND NOT c.relispartition  -- ANALYZE of the parent does its partitions too
 ORDER BY c.relpages DESC, 1, 2
 """
 
@@ -43,9 +42,13 @@ async def analyze_tables(destination: ControlSession, jobs: int) -> str:
             while queue:
                 await _run(session, f"ANALYZE {queue.pop().sql}")
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(jobs, len(queue))):
-            group.create_task(worker())
+    workers = [asyncio.create_task(worker()) for _ in range(min(jobs, len(queue)))]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for task in workers:
+            task.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
     return f"{len(rows)} tables analyzed"
 
 

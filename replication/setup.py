@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Sequence
-
-import asyncpg
 
 from . import control_schema, decision, schema_copy, streams
 from .adoption import adopt, adopted_names, find_adoptable
@@ -21,7 +18,7 @@ from .errors import CopyStalled, MoveRefused, SchemaRefused, StreamError, listed
 from .finish import analyze_tables, refresh_materialized_views
 from .lag import lag_bytes, new_token
 from .publications import TableName, publishable_tables
-from .registry import Kind, find, record
+from .registry import Kind, find, record, recorded
 from .sequences import SequencesMissing, sequence_sync
 from .session import ControlSession
 from .steps import Notify, SetupStep, StepLog, both_sides
@@ -96,7 +93,9 @@ async def _install(source: ControlSession, destination: ControlSession, pair: st
                 f'"{session.endpoint.name}" belongs to another move that is not completed',
                 hint="COMPLETE or RESET that move first.",
             )
-        await record(session, Kind.MOVE, pair, {"epoch": identity.epoch})
+        if await find(session, Kind.MOVE, pair) is None:
+            before = [str(identity.move_origin), str(identity.move_target)] if identity.completed else None
+            await record(session, Kind.MOVE, pair, {"epoch": identity.epoch, "before": before})
         await session.execute(
             "UPDATE pgcutover.identity SET move_origin = $1, move_target = $2, completed = false",
             origin.uuid,
@@ -130,9 +129,16 @@ def _refuse_wrong_states(
 async def _adoptable(
     source: ControlSession, destination: ControlSession, configured: str | None
 ) -> streams.Subscription | None:
-    """What to adopt, but not once a stream of our own was begun."""
-    if configured is None and await schema_copy.copy_stage(destination) is not None:
-        return None
+    """What to adopt, but not once a stream of our own was begun; and what was adopted once stays so."""
+    if configured is None:
+        adopted = await adopted_names(destination)
+        if adopted is not None:
+            configured = adopted.subscription
+        elif (
+            await recorded(destination, Kind.SUBSCRIPTION)
+            or await schema_copy.copy_mode(destination) == schema_copy.COPIED
+        ):
+            return None
     return await find_adoptable(source, destination, configured)
 
 

@@ -89,8 +89,11 @@ async def take_lock(session: ControlSession) -> None:
 
 
 async def _refuse_same_database(source: ControlSession, destination: ControlSession) -> None:
-    """A copy of a cluster has its system identifier too, so a lock that both can see tells them apart."""
-    identity = "SELECT system_identifier::text || '/' || d.oid FROM pg_control_system(), pg_database d WHERE d.datname = current_database()"
+    """A copy of a cluster has its system identifier and OIDs too; only one has our very backend."""
+    identity = (
+        "SELECT system_identifier::text || '/' || d.oid FROM pg_control_system(), pg_database d "
+        "WHERE d.datname = current_database()"
+    )
     if await source.fetchval(identity) != await destination.fetchval(identity):
         return
     seen = await destination.fetchval(

@@ -254,17 +254,18 @@ class Listener:
         """The connection as a port, under TLS where the client began with that; None where it is over."""
         loop = asyncio.get_running_loop()
         tls = self.tls
-        if tls is None or connection.family == socket.AF_UNIX:
-            _, port = await loop.connect_accepted_socket(HandshakePort, connection)
+        # Made here, because uvloop answers with a protocol of its own where it is asked for TLS.
+        port = HandshakePort()
+        first = b""
+        if tls is not None and connection.family != socket.AF_UNIX:
+            first = await self._peek(connection)
+            if not first:
+                return None
+        if tls is None or not first or first[0] != TLS_HANDSHAKE_BYTE:
+            await loop.connect_accepted_socket(lambda: port, connection)
             return port
-        first = await self._peek(connection)
-        if not first:
-            return None
-        if first[0] != TLS_HANDSHAKE_BYTE:
-            _, port = await loop.connect_accepted_socket(HandshakePort, connection)
-            return port
-        _, port = await loop.connect_accepted_socket(
-            HandshakePort,
+        await loop.connect_accepted_socket(
+            lambda: port,
             connection,
             ssl=tls.context,
             ssl_handshake_timeout=self._limits.first_byte_timeout_s or None,

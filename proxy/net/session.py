@@ -366,14 +366,13 @@ class Session:
 
     # -- the swap --------------------------------------------------------------------------------------------
 
-    def take_twin(self) -> None:
-        """Leave the old link for the twin. The session must be quiet and the twin prepared."""
+    def take_twin(self) -> Link:
+        """Leave the old link, which is returned and to be closed, for the twin. The session must be quiet."""
         twin = self.twin
         if twin is None or not self.exchange.quiet:
             raise AssertionError("a session is moved only when it is quiet and its twin is ready")
         old = self.link
         old.session = None
-        old.close()
         self.twin = None
         self.link = twin
         self.link_transport = twin.transport
@@ -391,6 +390,7 @@ class Session:
             self.client_transport.write(changed)
         if twin.lost:
             self.link_lost(twin)
+        return old
 
 
 def _ends_request(data: bytearray, length: int) -> bool:

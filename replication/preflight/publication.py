@@ -108,7 +108,8 @@ _PARTIAL = f"""
     select r.prrelid::regclass::text as relation, to_jsonb(r) ->> 'prqual' is not null as filtered,
         array(select quote_ident(a.attname) from pg_attribute a
             where a.attrelid = r.prrelid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
-                and a.attnum::text <> all (string_to_array(to_jsonb(r) ->> 'prattrs', ' '))
+                and jsonb_typeof(to_jsonb(r) -> 'prattrs') = 'array'
+                and not to_jsonb(r) -> 'prattrs' @> to_jsonb(a.attnum)
             order by a.attnum) as left_out
     from {RELATIONS} join pg_publication_rel r on r.prrelid = c.oid
         join pg_publication p on p.oid = r.prpubid

@@ -130,23 +130,10 @@ LANGUAGE sql AS $$
       AND a.pid <> pg_catalog.pg_backend_pid() AND a.pid <> ALL (p_keep)
 $$;
 
--- The fence, in one round trip: the decision record and the read-only default are committed first, so that
--- nobody who is terminated can come back as a writer; then strangers go; then the marker is written.
--- A procedure, because a function cannot commit in the middle.
---   p_keep   backends that may stay: our links and our control sessions
---   p_quiet  our links, which must be idle by now
--- p_result: terminated, remaining, busy (links that are not idle), prepared (transactions left prepared).
--- The marker is written only where remaining, busy and prepared are all empty.
-CREATE OR REPLACE PROCEDURE pgcutover.fence(
-    p_run uuid, p_read_only boolean, p_terminate boolean, p_keep integer[], p_quiet integer[],
-    p_marker bigint, p_wait_ms integer, INOUT p_result jsonb)
+-- The fence, first half: the decision record and the read-only default, committed before anybody is terminated,
+-- so that nobody who is comes back as a writer. Links that are open already are not touched by it.
+CREATE OR REPLACE FUNCTION pgcutover.raise_fence(p_run uuid, p_read_only boolean) RETURNS void
 LANGUAGE plpgsql AS $$
-DECLARE
-    gone jsonb := '[]';
-    left_over jsonb;
-    busy jsonb;
-    prepared jsonb;
-    until timestamptz := pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => p_wait_ms / 1000.0);
 BEGIN
     UPDATE pgcutover.identity SET state = 'draining', changed_at = pg_catalog.clock_timestamp()
     WHERE run_id = p_run AND state = 'serving';
@@ -156,27 +143,44 @@ BEGIN
     IF p_read_only THEN
         PERFORM pgcutover.set_read_only(true);
     END IF;
-    COMMIT;
+END $$;
 
+-- The fence, second half, when all our links are quiet: strangers go, then the marker is written. A function's
+-- statements see each others' effects and every later state of the server's activity, and its one commit flushes.
+--   p_keep   backends that may stay: our links and our control sessions
+--   p_quiet  our links, which must be idle by now
+--   p_dry    look only; run once before the pause, so that nothing is compiled or planned inside it
+-- The answer: terminated, remaining, busy (links that are not idle), prepared (transactions left prepared).
+-- The marker is written only where remaining, busy and prepared are all empty.
+CREATE OR REPLACE FUNCTION pgcutover.still(
+    p_run uuid, p_terminate boolean, p_keep integer[], p_quiet integer[], p_marker bigint, p_wait_ms integer,
+    p_dry boolean) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    gone jsonb := '[]';
+    left_over jsonb := '[]';
+    busy jsonb;
+    prepared jsonb;
+    until timestamptz := pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => p_wait_ms / 1000.0);
+BEGIN
     PERFORM 1 FROM pgcutover.identity WHERE run_id = p_run AND state = 'draining';
-    IF NOT FOUND THEN
+    IF NOT FOUND AND NOT p_dry THEN
         RAISE EXCEPTION 'run % was given up', p_run USING ERRCODE = '55000';
     END IF;
     IF p_terminate THEN
-        SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.to_jsonb(s)), '[]') INTO gone
-        FROM pgcutover.strangers(p_keep) s WHERE pg_catalog.pg_terminate_backend(s.pid);
-    END IF;
-    LOOP
-        left_over := '[]';
-        IF p_terminate THEN
+        LOOP
             SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.to_jsonb(s)), '[]') INTO left_over
             FROM pgcutover.strangers(p_keep) s;
-        END IF;
-        EXIT WHEN left_over = '[]' OR pg_catalog.clock_timestamp() >= until;
-        PERFORM pg_catalog.pg_sleep(0.001);
-        PERFORM pg_catalog.pg_stat_clear_snapshot();
-        PERFORM pg_catalog.pg_terminate_backend(s.pid) FROM pgcutover.strangers(p_keep) s;
-    END LOOP;
+            EXIT WHEN p_dry OR left_over = '[]';
+            IF gone = '[]' THEN
+                gone := left_over;
+            END IF;
+            EXIT WHEN pg_catalog.clock_timestamp() >= until;
+            PERFORM pg_catalog.pg_terminate_backend(s.pid) FROM pgcutover.strangers(p_keep) s;
+            PERFORM pg_catalog.pg_sleep(0.001);
+            PERFORM pg_catalog.pg_stat_clear_snapshot();
+        END LOOP;
+    END IF;
     -- "disabled" (track_activities off) says nothing, so only a state that says "not idle" counts here.
     SELECT coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('pid', a.pid, 'state', a.state)), '[]')
     INTO busy FROM pg_catalog.pg_stat_activity a
@@ -184,11 +188,12 @@ BEGIN
       AND a.state IN ('active', 'idle in transaction', 'idle in transaction (aborted)', 'fastpath function call');
     SELECT coalesce(pg_catalog.jsonb_agg(gid), '[]') INTO prepared
     FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database();
-    IF left_over = '[]' AND busy = '[]' AND prepared = '[]' THEN
+    IF p_dry THEN
+        PERFORM pgcutover.write_marker('dry', p_marker);
+    ELSIF left_over = '[]' AND busy = '[]' AND prepared = '[]' THEN
         PERFORM pgcutover.write_marker('drain', p_marker);
-        COMMIT;
     END IF;
-    p_result := pg_catalog.jsonb_build_object(
+    RETURN pg_catalog.jsonb_build_object(
         'terminated', gone, 'remaining', left_over, 'busy', busy, 'prepared', prepared);
 END $$;
 
@@ -333,4 +338,3 @@ BEGIN
 END $$;
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA pgcutover FROM PUBLIC;
-REVOKE ALL ON ALL PROCEDURES IN SCHEMA pgcutover FROM PUBLIC;

@@ -393,23 +393,6 @@ def test_the_check_finds_it(all_findings: list[Finding], number: int) -> None:
     assert matching[0].remedy
 
 
-def test_the_other_checks_leave_the_case_alone(all_findings: list[Finding]) -> None:
-    """A schema with one fault is not reported by a check that looks for another one."""
-    expected = {
-        "T01": {"D02", "T02"},  # without a key: the case of D02, of T02, and the tables of T01 itself
-    }
-    wrong = [
-        finding
-        for number, case in enumerate(CASES)
-        for finding in all_findings
-        if f" {_schema(number)}." in f" {finding.object.split(': ')[1]}"
-        and finding.severity is BLOCK
-        and finding.id != case.id
-        and case.id not in expected.get(finding.id, set())
-    ]
-    assert wrong == []
-
-
 async def test_everything_of_an_extension_is_left_out(pair: Pair) -> None:
     await pair.source_sql(_SOME_TABLE + "create extension vector; create table t (id int); select 1")
     await pair.source_sql("alter extension vector add table t")

@@ -72,7 +72,7 @@ def settings(found: ServerTls | None, auth_type: AuthType = AuthType.SCRAM, **ch
 
 async def connect(greeter: Greeter, **options: str) -> str:
     """What libpq 18 (of psycopg) is told of its own log-in: user|database|tls|replication|application."""
-    parameters = {
+    parameters: dict[str, Any] = {
         "host": "localhost",
         "hostaddr": greeter.host,
         "port": str(greeter.port),

@@ -127,7 +127,11 @@ class Roles:
         for run in (self.pair.source_sql, self.pair.destination_sql):
             known = {row["name"] for row in await run("select rolname::text as name from pg_roles")}
             for name in known.intersection(self.names):
-                await run(f"reassign owned by {name} to postgres; drop owned by {name}; drop role {name};")
+                # A test may have left the database read-only, as a fence does.
+                await run(
+                    f"set transaction_read_only = off; reassign owned by {name} to postgres;"
+                    f" drop owned by {name}; drop role {name};"
+                )
 
 
 @asynccontextmanager

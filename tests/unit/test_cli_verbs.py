@@ -15,7 +15,7 @@ from admin.commands import COMMANDS
 from admin.parser import parse_script
 from daemon import output
 from daemon.cli import app
-from daemon.console_client import Answer, ConsoleFailure, Door, Row
+from daemon.console_client import Answer, ConnectionBroken, ConsoleFailure, Door, Row
 from daemon.verbs import nothing_blocks, run_committed, sentence, show_sentence
 
 STEPS = ("step", "status", "started_ms", "duration_ms", "detail")
@@ -108,7 +108,7 @@ def test_everything_that_show_can_show_is_within_reach() -> None:
     ]
     assert "CUTOVER" in shown
     for what in shown:
-        assert show_sentence(what.lower(), None) == f"SHOW {what}"
+        assert show_sentence(what.lower(), None) == sentence(f"SHOW {what}", None) == f"SHOW {what}"
 
 
 @pytest.mark.parametrize("what", ["clients; CUTOVER", "", '"x"', "a b", "1"])
@@ -258,6 +258,21 @@ def test_an_interrupt_says_that_the_daemon_goes_on(console: FakeConsole) -> None
     assert "pgcutover show cutover" in result.stderr
 
 
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_shutdown_that_ends_our_session_is_a_yes_where_nobody_listens_any_more(
+    console: FakeConsole, monkeypatch: pytest.MonkeyPatch, gone: bool
+) -> None:
+    async def is_gone(door: Door) -> bool:
+        return gone
+
+    monkeypatch.setattr(daemon.console_client, "is_gone", is_gone)
+    console.answer = ConnectionBroken("closed")
+    assert run("shutdown").exit_code == (0 if gone else 1)
+    result = run("cutover")
+    assert result.exit_code == 1
+    assert "Whether the command was carried out is not known." in result.stderr
+
+
 # What is a yes
 
 
@@ -307,7 +322,7 @@ def test_a_pipe_gets_whole_lines_and_no_markup(capsys: pytest.CaptureFixture[str
         ("finding", "n", "yes", "none"), [{"finding": long, "n": 1.5, "yes": True, "none": None}]
     )
     printed = capsys.readouterr().out
-    assert f"{long}   1.5  yes" in printed
+    assert f"{long}   1.5   yes" in printed
     assert "\x1b" not in printed
     assert printed.endswith("(1 row)\n")
 
@@ -327,7 +342,3 @@ def test_a_narrow_terminal_gets_one_block_per_row(
         assert f"value {name}" in printed
     output.print_rows(columns[:2], [{name: "v" for name in columns[:2]}])
     assert "row 1\n" not in capsys.readouterr().out
-
-
-def test_numbers_stand_right() -> None:
-    assert sentence("X", None) == "X"

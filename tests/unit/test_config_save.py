@@ -140,7 +140,7 @@ def _untouched(files: tuple[Path, Path]) -> bool:
 
 def test_names_change_places_and_nothing_else_changes(files: tuple[Path, Path]) -> None:
     before = load(*files, ENVIRON)
-    result = _save(files, before)
+    result = _save(files, before.swapped("app", "app_next"))
     assert result == SaveResult(
         saved=True,
         written=(str(files[0]), str(files[1])),
@@ -155,9 +155,9 @@ def test_names_change_places_and_nothing_else_changes(files: tuple[Path, Path]) 
 
 def test_a_revert_leads_back(files: tuple[Path, Path]) -> None:
     before = load(*files, ENVIRON)
-    _save(files, before)
-    after = load(*files, ENVIRON)
-    assert _save(files, after).saved
+    after = before.swapped("app", "app_next")
+    assert _save(files, after).written
+    assert _save(files, after.swapped("app", "app_next")).written
     assert load(*files, ENVIRON) == before.swapped("app", "app_next").swapped("app", "app_next")
     assert files[1].read_text() == USERS
     # The name that follows the key is pinned once and stays.
@@ -201,9 +201,9 @@ def test_backups_do_not_overwrite_each_other(files: tuple[Path, Path]) -> None:
 
 
 def test_files_that_show_the_swap_already_are_left_alone(files: tuple[Path, Path]) -> None:
-    before = load(*files, ENVIRON)
-    assert _save(files, before).written
-    assert _save(files, before) == SaveResult(saved=True)
+    after = load(*files, ENVIRON).swapped("app", "app_next")
+    assert _save(files, after).written
+    assert _save(files, after) == SaveResult(saved=True)
     assert files[0].read_text() == SWAPPED_CONFIG
 
 
@@ -222,7 +222,7 @@ def test_files_edited_in_the_meantime_are_left_alone(
     files: tuple[Path, Path], old: str, new: str, reason: str
 ) -> None:
     running = load_texts(*_names(CONFIG.replace(old, new), USERS), ENVIRON)
-    result = _save(files, running)
+    result = _save(files, running.swapped("app", "app_next"))
     assert not result.saved
     assert result.warnings == (
         f"the swap was not saved: the files were edited and not reloaded: {reason} in the daemon; "
@@ -233,14 +233,14 @@ def test_files_edited_in_the_meantime_are_left_alone(
 
 def test_users_edited_in_the_meantime(files: tuple[Path, Path]) -> None:
     running = load_texts(*_names(CONFIG, USERS.replace('"alice"', '"alicia"')), ENVIRON)
-    [warning] = _save(files, running).warnings
+    [warning] = _save(files, running.swapped("app", "app_next")).warnings
     assert 'the users of "app" and "app_next" in the file are not those of the daemon' in warning
     assert _untouched(files)
 
 
 def test_edits_that_do_not_touch_the_names_do_not_matter(files: tuple[Path, Path]) -> None:
     running = load_texts(*_names(CONFIG.replace("6432", "6433"), USERS.replace('"a"', '"x"')), ENVIRON)
-    assert _save(files, running).saved
+    assert _save(files, running.swapped("app", "app_next")).written
 
 
 def test_a_database_that_is_gone_from_the_file(files: tuple[Path, Path]) -> None:
