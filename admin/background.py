@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 
 import structlog
 
+from config.problems import ConfigError
 from cutover.api import MoveError
+from proxy.errors import ProxyError
 
 from .errors import ShuttingDown
 
@@ -66,7 +68,9 @@ class Background:
         error = task.exception()
         if error is None:
             log.info("verb done", verb=name)
-        elif isinstance(error, MoveError):
+        elif isinstance(error, MoveError | ProxyError):
             log.warning("verb failed", verb=name, sqlstate=error.sqlstate, reason=error.message)
+        elif isinstance(error, ConfigError):
+            log.warning("verb failed", verb=name, problems=len(error.problems))
         else:
             log.error("verb failed", verb=name, exc_info=error)

@@ -34,7 +34,21 @@ def check_database_files(entry: Entry[Database]) -> Iterator[Problem]:
     if database.sslkey is not None and database.sslcert is None and "sslcert" not in entry.bad:
         yield entry.problem("sslkey", "is of no use without sslcert, the certificate that it belongs to")
     yield from _certificate(entry, "sslcert", database.sslcert, "sslkey", database.sslkey)
-    yield from _authorities(entry, "sslrootcert", database.sslrootcert)
+    if entry.sound("sslmode", "sslrootcert") is not None:
+        yield from _root_certificates(entry, database)
+
+
+def _root_certificates(entry: Entry[Database], database: Database) -> Iterator[Problem]:
+    """libpq's rules for sslrootcert, "system" among them."""
+    mode, roots = database.sslmode, database.sslrootcert
+    if roots is None and mode in _VERIFYING:
+        system = ' or "system"' if mode is SslMode.VERIFY_FULL else ""
+        yield entry.problem("sslmode", f'"{mode}" needs sslrootcert: a PEM file of CAs{system}')
+    if roots == "system":
+        if mode is not SslMode.VERIFY_FULL:
+            yield entry.problem("sslrootcert", '"system" needs sslmode = "verify-full"')
+    else:
+        yield from _authorities(entry, "sslrootcert", roots)
 
 
 def check_replication_files(entry: Entry[Replication]) -> Iterator[Problem]:
@@ -62,8 +76,10 @@ def _required_files(entry: Entry[General], general: General) -> Iterator[Problem
     if mode in _VERIFYING and general.tls_client_ca_certificate is None:
         message = f'"{mode}" checks the certificates of clients: set tls_client_ca_certificate'
         yield entry.problem("client_tls_sslmode", message)
-    if general.auth_type is AuthType.CERT and mode not in _VERIFYING:
-        message = '"cert" needs client certificates: set client_tls_sslmode to "verify-ca" or "verify-full"'
+    if general.auth_type is AuthType.CERT and (
+        mode is SslMode.DISABLE or general.tls_client_ca_certificate is None
+    ):
+        message = '"cert" needs client certificates: set client_tls_sslmode and tls_client_ca_certificate'
         yield entry.problem("auth_type", message)
 
 

@@ -22,9 +22,13 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class PathMark:
-    """A path in the configuration: relative ones start at the folder of the configuration file."""
+    """A path in the configuration: relative ones start at the folder of the configuration file.
+
+    `words` are values that are no paths.
+    """
 
     folder: bool = False
+    words: tuple[str, ...] = ()
 
 
 Milliseconds = Annotated[int, Field(ge=0, le=2_147_483_647), Unit("milliseconds")]
@@ -32,6 +36,7 @@ Milliseconds = Annotated[int, Field(ge=0, le=2_147_483_647), Unit("milliseconds"
 PauseBudget = Annotated[int, Field(ge=100, le=2_147_483_647), Unit("milliseconds")]
 PortNumber = Annotated[int, Field(ge=1, le=65535)]
 FilePath = Annotated[str, Field(min_length=1), PathMark()]
+RootCertificates = Annotated[str, Field(min_length=1), PathMark(words=("system",))]
 FolderPath = Annotated[str, Field(min_length=1), PathMark(folder=True)]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["console", "json"]
@@ -203,8 +208,10 @@ class Database(Section):
         default=None, examples=["session"], description="as in [general]; default: what is set there"
     )
     sslmode: SslMode = Field(default=SslMode.PREFER, description="TLS towards the server")
-    sslrootcert: FilePath | None = Field(
-        default=None, examples=["servers-ca.crt"], description="PEM file of CAs for verify-ca and verify-full"
+    sslrootcert: RootCertificates | None = Field(
+        default=None,
+        examples=["servers-ca.crt"],
+        description='PEM file of CAs for verify-ca and verify-full, or "system"',
     )
     sslcert: FilePath | None = Field(
         default=None, examples=["client.crt"], description="PEM file with our client certificate"

@@ -188,14 +188,17 @@ def _control_user(
         yield pair.problem("user", message)
         return
     model = user.sound("password", "server_password")
-    if model is None or model.server_password is not None or model.password is None:
-        return  # without any password the server is expected to trust us, or to take a certificate
-    if not is_plain(model.password.get_secret_value()):
+    if model is None:
+        return
+    key = "server_password" if model.server_password is not None else "password"
+    secret = model.server_password if model.server_password is not None else model.password
+    # Without any password the server is expected to trust us, or to take a certificate.
+    if secret is not None and not is_plain(secret.get_secret_value()):
         message = (
             f'"{control}" moves "{database}" and logs in to its server, which a hashed password cannot do; '
-            "add server_password with the plain one"
+            "give the plain one as server_password"
         )
-        yield user.problem("password", message)
+        yield user.problem(key, message)
 
 
 def _user(entries: Entries, user: Entry[User], earlier: Sequence[Entry[User]]) -> Iterator[Problem]:
@@ -211,8 +214,9 @@ def _user(entries: Entries, user: Entry[User], earlier: Sequence[Entry[User]]) -
     if settings is not None and model is not None and not entries.is_control_user(user):
         yield from _login(settings.auth_type, user, model)
     secret = user.model.server_password if user.model is not None else None
-    if secret is not None and not is_plain(secret.get_secret_value()):
-        message = "is a hash, with which nobody can log in to a server; give the plain password"
+    # An md5 hash is as good as the password for a server that asks for md5; a verifier is for nothing here.
+    if secret is not None and is_scram_verifier(secret.get_secret_value()):
+        message = "is a SCRAM verifier, which recognises a login and cannot make one; give the plain password"
         yield user.problem("server_password", message)
 
 
@@ -224,12 +228,9 @@ def _login(auth_type: AuthType, entry: Entry[User], user: User) -> Iterator[Prob
         message = f'is missing; with auth_type = "{auth_type}", "{user.name}" could never log in without one'
         yield entry.problem("password", message)
         return
-    password = user.password.get_secret_value()
-    if auth_type is AuthType.SCRAM and is_md5_hash(password):
+    # The other way round works: as in PostgreSQL, md5 means SCRAM for a user whose secret is a verifier.
+    if auth_type is AuthType.SCRAM and is_md5_hash(user.password.get_secret_value()):
         message = 'is an md5 hash, of no use with auth_type = "scram"; give the plain one or a SCRAM verifier'
-        yield entry.problem("password", message)
-    if auth_type is AuthType.MD5 and is_scram_verifier(password):
-        message = 'is a SCRAM verifier, of no use with auth_type = "md5"; set auth_type = "scram"'
         yield entry.problem("password", message)
 
 

@@ -153,8 +153,8 @@ def _entry(
             failed = resolve(document, path, label, entry.table, key.name, environ)
             problems.extend(failed)
             entry.bad |= {key.name} if failed else set()
-        elif key.path is not None and entry.text(key.name):
-            entry.table[key.name] = os.path.normpath(document.folder / entry.table[key.name])
+        elif key.path is not None and (path_text := entry.text(key.name)) not in (None, *key.path.words):
+            entry.table[key.name] = os.path.normpath(document.folder / str(path_text))
     entry.model, errors = _validate(spec, entry.table)
     for key_name, kind in errors.items():
         if key_name not in entry.bad:

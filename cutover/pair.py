@@ -21,7 +21,7 @@ from replication.session import ControlSession, ControlUnavailable, StatementFai
 
 from . import recovery
 
-CONNECT_TIMEOUT_S = 3.0
+CONNECT_TIMEOUT_S = 5.0
 
 
 @dataclass(slots=True)

@@ -83,12 +83,12 @@ def decide(first: Side, second: Side) -> Verdict:
         return _both_serve(first, second)
     if serving:
         return _one_serves(serving[0], second if serving[0] is first else first)
+    # The source of an open run before a side that moved away: a REVERT drains towards a moved database.
     for side, other in ((first, second), (second, first)):
-        if side.known is None:
-            continue
-        if side.known.state is State.DRAINING:
+        if side.known is not None and side.known.state is State.DRAINING:
             return _draining(side, other)
-        if side.known.state is State.MOVED:
+    for side, other in ((first, second), (second, first)):
+        if side.known is not None and side.known.state is State.MOVED:
             return _moved(side, other)
     if first.known is None and second.known is None:
         return _unmanaged(first, second)

@@ -7,93 +7,25 @@ connection, and a run whose answer does not end with its figures.
 from __future__ import annotations
 
 import asyncio
-import inspect
-import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from config.load import load_console
 from config.problems import ConfigError
 
 from . import output
+from .verb_options import Connection, console_command
 
 if TYPE_CHECKING:
     from .console_client import Answer, Door
 
 SHUTDOWN = "SHUTDOWN"
-PASSWORD_VARIABLE = "PGCUTOVER_ADMIN_PASSWORD"
-_EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "": "127.0.0.1", "::": "::1"}
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 Judge = Callable[["Answer"], bool]
-
-
-@dataclass(frozen=True, slots=True)
-class Connection:
-    """The options of every verb. What is not given comes from the configuration file, then from defaults."""
-
-    config: Path | None
-    host: str | None
-    port: int | None
-    user: str | None
-    database: str | None
-    password: str | None
-    password_env: str
-    json: bool
-
-    def door(self, environ: Mapping[str, str] = os.environ) -> Door:
-        """Raises ConfigError for a file that does not say where the console is."""
-        from .console_client import Door
-
-        host, port, user, database = "127.0.0.1", 6432, "admin", "admin"
-        password = environ.get(self.password_env)
-        if self.config is not None:
-            general, admin = load_console(self.config, environ)
-            host, port = _EVERY_ADDRESS.get(general.host, general.host), general.port
-            user, database = admin.user, admin.name
-            password = password if password is not None else admin.password.get_secret_value()
-        return Door(
-            host=self.host or host,
-            port=self.port or port,
-            user=self.user or user,
-            database=self.database or database,
-            password=self.password if self.password is not None else password,
-        )
-
-
-_OPTIONS: dict[str, tuple[Any, Any]] = {
-    "config": (
-        Annotated[
-            Path | None,
-            typer.Option(help="Configuration file that says where the console is, and its password."),
-        ],
-        None,
-    ),
-    "host": (Annotated[str | None, typer.Option(help="Where the proxy listens. [default: 127.0.0.1]")], None),
-    "port": (Annotated[int | None, typer.Option(min=1, max=65535, help="Its port. [default: 6432]")], None),
-    "user": (Annotated[str | None, typer.Option(help="Operator to log in as. [default: admin]")], None),
-    "database": (
-        Annotated[str | None, typer.Option(help="Name of the admin database. [default: admin]")],
-        None,
-    ),
-    "password": (
-        Annotated[
-            str | None, typer.Option(help="Its password; other users of this machine can see it here.")
-        ],
-        None,
-    ),
-    "password_env": (
-        Annotated[str, typer.Option(metavar="NAME", help="Environment variable with the password.")],
-        PASSWORD_VARIABLE,
-    ),
-    "json": (Annotated[bool, typer.Option("--json", help="Answer as JSON.")], False),
-}
 
 PairArgument = Annotated[str | None, typer.Argument(help="The pair; needed where several are configured.")]
 DatabaseArgument = Annotated[str | None, typer.Argument(help="The database. [default: all of them]")]
@@ -118,9 +50,11 @@ def nothing_blocks(answer: Answer) -> bool:
 
 
 def run_committed(answer: Answer) -> bool:
-    """A run that went through ends with its figures, rows of status "total"; any other is an ERROR."""
-    statuses = [row.get("status") for row in answer.rows]
-    return "total" in statuses and not {"failed", "undone"} & set(statuses)
+    """A run that committed ends with its figures, rows of status "total"; any other is an ERROR.
+
+    A step after the commit point may have failed in it: that is done later, and traffic has moved.
+    """
+    return any(row.get("status") == "total" for row in answer.rows)
 
 
 def perform(connection: Connection, command: str, judge: Judge = any_answer) -> int:
@@ -193,11 +127,11 @@ def _print_answer(command: str, answer: Answer) -> None:
 def add_verbs(app: typer.Typer) -> None:
     """All verbs as subcommands of `app`."""
     for verb, (judge, help_text) in _PAIR_VERBS.items():
-        app.command(verb, help=help_text)(_console_command(_pair_verb(verb.upper(), judge)))
+        app.command(verb, help=help_text)(console_command(_pair_verb(verb.upper(), judge)))
     for verb, help_text in _DATABASE_VERBS.items():
-        app.command(verb, help=help_text)(_console_command(_database_verb(verb.upper().replace("-", "_"))))
+        app.command(verb, help=help_text)(console_command(_database_verb(verb.upper().replace("-", "_"))))
     for function in (show, maintenance, disable, enable, set_key, reload, shutdown):
-        app.command(function.__name__.removesuffix("_key"))(_console_command(function))
+        app.command(function.__name__.removesuffix("_key"))(console_command(function))
 
 
 _PAIR_VERBS: dict[str, tuple[Judge, str]] = {
@@ -279,24 +213,3 @@ def shutdown(
 ) -> int:
     """End the daemon."""
     return perform(connection, SHUTDOWN if wait is None else f"{SHUTDOWN} WAIT_FOR_{wait.upper()}")
-
-
-def _console_command(function: Callable[..., int]) -> Callable[..., None]:
-    """`function` with the options of a connection for its first parameter; ends with its exit status."""
-    hints = get_type_hints(function, globalns=globals(), include_extras=True)
-    own: Sequence[inspect.Parameter] = list(inspect.signature(function).parameters.values())[1:]
-    parameters = [parameter.replace(annotation=hints[parameter.name]) for parameter in own]
-    parameters += [
-        inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        for key, (annotation, default) in _OPTIONS.items()
-    ]
-
-    def command(**values: Any) -> None:
-        connection = Connection(**{key: values.pop(key) for key in _OPTIONS})
-        raise typer.Exit(function(connection, **values))
-
-    command.__name__, command.__doc__ = function.__name__, function.__doc__
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    # What typer reads a command's arguments and options from.
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return command

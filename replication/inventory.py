@@ -20,6 +20,7 @@ WITH members AS MATERIALIZED (
     SELECT classid, objid FROM pg_depend WHERE deptype = 'e' AND refclassid = 'pg_extension'::regclass
 ), inner_parts AS MATERIALIZED (
     SELECT DISTINCT classid, objid FROM pg_depend WHERE deptype = 'i' AND objid >= 16384
+      AND (classid, objid) <> (refclassid, refobjid)  -- a partitioned table and the columns of its own key
 ), found (classid, objid) AS (
     SELECT 'pg_class'::regclass::oid, oid FROM pg_class
     WHERE relkind IN ('r', 'v', 'm', 'S', 'f', 'p') AND relpersistence <> 't'

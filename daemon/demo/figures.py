@@ -9,7 +9,11 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class RunFigures:
-    """One row of SHOW CUTOVER_HISTORY. Times named `_s` are time.monotonic() of the machine."""
+    """One row of SHOW CUTOVER_HISTORY. Times named `_s` are time.monotonic() of the machine.
+
+    Between `held_begin_s` and `held_end_s` a client may have been held: from the first gate that drains to
+    the gates that open again. That is longer than the pause, in which nobody could work.
+    """
 
     kind: str
     outcome: str
@@ -23,8 +27,8 @@ class RunFigures:
     error: str
     sent_s: float
     answered_s: float
-    pause_begin_s: float
-    pause_end_s: float
+    held_begin_s: float
+    held_end_s: float
 
     @property
     def committed(self) -> bool:
@@ -49,15 +53,14 @@ def run_figures(
 ) -> RunFigures:
     """Figures out of a history row and the result set of the run (empty where the run failed)."""
     row = history_row
-    pause_ms = _number(row["pause_ms"])
-    hold_started_ms = _hold_started_ms(steps)
-    # Without a step that says so the pause may have been anywhere between question and answer.
-    pause_begin_s = sent_s if hold_started_ms is None else sent_s + hold_started_ms / 1000
-    pause_end_s = answered_s if hold_started_ms is None else min(answered_s, pause_begin_s + pause_ms / 1000)
+    held = _held_ms(steps)
+    # Without steps that say so, clients may have been held anywhere between question and answer.
+    held_begin_s = sent_s if held is None else sent_s + held[0] / 1000
+    held_end_s = answered_s if held is None else min(answered_s, sent_s + held[1] / 1000)
     return RunFigures(
         kind=str(row["kind"]),
         outcome=str(row["outcome"]),
-        pause_ms=pause_ms,
+        pause_ms=_number(row["pause_ms"]),
         hold_p50_ms=_number(row["hold_p50_ms"]),
         hold_p99_ms=_number(row["hold_p99_ms"]),
         hold_max_ms=_number(row["hold_max_ms"]),
@@ -67,16 +70,18 @@ def run_figures(
         error=str(row["error"] or ""),
         sent_s=sent_s,
         answered_s=answered_s,
-        pause_begin_s=pause_begin_s,
-        pause_end_s=pause_end_s,
+        held_begin_s=held_begin_s,
+        held_end_s=held_end_s,
     )
 
 
-def _hold_started_ms(steps: Sequence[Mapping[str, Any]]) -> float | None:
-    for step in steps:
-        if str(step["step"]).startswith("hold") and step["started_ms"] is not None:
-            return float(step["started_ms"])
-    return None
+def _held_ms(steps: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
+    """From the beginning of the step `hold` to the end of `swap`, in milliseconds of the run."""
+    by_name = {str(step["step"]): step for step in steps if step["started_ms"] is not None}
+    if "hold" not in by_name or "swap" not in by_name:
+        return None
+    swap = by_name["swap"]
+    return float(by_name["hold"]["started_ms"]), float(swap["started_ms"]) + float(swap["duration_ms"] or 0.0)
 
 
 def _number(value: Any) -> float:

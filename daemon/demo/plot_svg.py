@@ -78,7 +78,7 @@ def _grid(frame: _Frame) -> list[str]:
 
 
 def _run(run: RunFigures, frame: _Frame) -> str:
-    left, right = frame.x(run.pause_begin_s), frame.x(run.pause_end_s)
+    left, right = frame.x(run.held_begin_s), frame.x(run.held_end_s)
     label = escape(f"{run.kind.upper()}, pause {run.pause_ms:.1f} ms")
     height = _HEIGHT - _TOP - _BOTTOM
     width = max(right - left, 1.5)

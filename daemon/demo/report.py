@@ -45,7 +45,8 @@ class DemoResult:
     @property
     def tx_per_second(self) -> float:
         span_s = self.end_s - self.begin_s
-        return sum(len(record.starts_s) for record in self.traffic) / span_s if span_s > 0 else 0.0
+        done = between(samples(self.traffic), self.begin_s, self.end_s)
+        return len(done) / span_s if span_s > 0 else 0.0
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -81,7 +82,7 @@ def runs_table(result: DemoResult) -> Table:
     quick = samples(result.traffic, slow=False)
     ordinary = _ordinary_latencies(result)
     for run in result.runs:
-        met = touching(quick, run.pause_begin_s, run.pause_end_s)
+        met = touching(quick, run.held_begin_s, run.held_end_s)
         table.add_row(
             run.kind,
             Text(run.outcome, style="green" if run.committed else "bold red"),

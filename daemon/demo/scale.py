@@ -44,6 +44,6 @@ def label_ms(value: float) -> str:
 def run_at(runs: Sequence[RunFigures], begin_s: float, end_s: float) -> RunFigures | None:
     """The run whose pause touches the stretch of time, if any."""
     for run in runs:
-        if run.pause_begin_s < end_s and run.pause_end_s >= begin_s:
+        if run.held_begin_s < end_s and run.held_end_s >= begin_s:
             return run
     return None

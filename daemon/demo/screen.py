@@ -13,6 +13,7 @@ from rich.status import Status
 from rich.text import Text
 
 _LIVE_S = 0.1
+_PIPE_WIDTH = 120
 
 
 class Screen:
@@ -20,6 +21,8 @@ class Screen:
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
+        if console is None and not self.console.is_terminal:
+            self.console.width = _PIPE_WIDTH
         self._began_s = time.monotonic()
 
     def heading(self, text: str) -> None:

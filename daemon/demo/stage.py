@@ -88,6 +88,7 @@ class Stage:
             await asyncio.to_thread(server.create)
             await asyncio.to_thread(server.start)
             await self._create_database(server)
+        await self._copy_verifiers()
         say(f"filling the ledger with {self.options.seed_rows} rows")
         connection = await self.connect(self.source_server, APP_USER)
         self.seed = await create_ledger(
@@ -161,6 +162,18 @@ class Stage:
             await connection.execute(f"CREATE DATABASE {SERVER_DATABASE} OWNER {APP_USER} TEMPLATE template0")
         finally:
             await connection.close(timeout=10)
+
+    async def _copy_verifiers(self) -> None:
+        """The same verifiers on both servers, as pg_dumpall --roles-only would leave them."""
+        source = await asyncpg.connect(self.source_server.dsn(), ssl=False, timeout=10)
+        destination = await asyncpg.connect(self.destination_server.dsn(), ssl=False, timeout=10)
+        try:
+            for name in (APP_USER, self.source_server.superuser):
+                verifier = await source.fetchval("SELECT rolpassword FROM pg_authid WHERE rolname = $1", name)
+                await destination.execute(f"ALTER ROLE {name} PASSWORD '{verifier}'")
+        finally:
+            await source.close(timeout=10)
+            await destination.close(timeout=10)
 
     def _write_configuration(self) -> None:
         configuration = {

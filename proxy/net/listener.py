@@ -239,7 +239,7 @@ class Listener:
                 await self._finish(port)
 
     async def _finish(self, port: HandshakePort) -> None:
-        """Let the last bytes go out, but not for ever."""
+        """Let the last bytes go out, but not for ever; `cancel` during that cuts it short."""
         port.close()
         try:
             async with asyncio.timeout(self._limits.linger_s):

@@ -15,7 +15,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
-from typing import cast, Final, TypeVar
+from typing import Final, TypeVar, cast
 
 from ..errors import PeerClosed, ProtocolViolation, TlsHandshakeFailed
 from ..wire.framing import take_message, take_startup_packet
@@ -67,7 +67,7 @@ class HandshakePort(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are no subclass of asyncio.Transport
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -219,12 +219,22 @@ class HandshakePort(asyncio.Protocol):
                 ssl_handshake_timeout=timeout_s,
             )
         except (OSError, EOFError) as error:  # ssl.SSLError is an OSError; uvloop raises plain ones too
-            self.abort()
+            self._give_up()
             raise TlsHandshakeFailed(_tls_reason(error)) from error
-        if upgraded is None:  # what the loop returns where the connection was lost in between
-            raise self._closed_error()
+        except BaseException:
+            self._give_up()
+            raise
+        if upgraded is None:  # what asyncio returns where the connection was lost in between
+            self._give_up()
+            raise TlsHandshakeFailed("the peer hung up during the TLS handshake")
         self._transport = upgraded
         self._reading_paused = False
+
+    def _give_up(self) -> None:
+        """During a handshake the end of the transport is reported to the loop's TLS layer, and not to us."""
+        self.abort()
+        if not self.lost.is_set():
+            self.connection_lost(None)
 
     @property
     def ssl_object(self) -> ssl.SSLObject | None:

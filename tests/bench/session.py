@@ -50,15 +50,19 @@ class Session:
         """Latencies under the same load before the first run."""
         return between(samples(self.records, slow=slow), self.baseline_begin_s, self.baseline_end_s)
 
-    def met_pause_ms(self, run: RunFigures, *, slow: bool = False) -> list[float]:
-        """Each client's longest transaction among those that the pause met: its hold, and a bit more."""
+    def met_hold_ms(self, run: RunFigures, *, slow: bool = False) -> list[float]:
+        """Each client's longest transaction while the run held clients: its hold, and a bit more."""
         longest: list[float] = []
         for record in self.records:
             if record.slow is slow:
-                met = touching(samples([record]), run.pause_begin_s, run.pause_end_s)
+                met = touching(samples([record]), run.held_begin_s, run.held_end_s)
                 if met:
                     longest.append(max(met))
         return longest
+
+    def whole_run_ms(self, run: RunFigures) -> list[float]:
+        """Latencies of the quick transactions under way between command and answer."""
+        return touching(samples(self.records, slow=False), run.sent_s, run.answered_s)
 
     def tx_per_second(self) -> float:
         done = between(samples(self.records), self.baseline_begin_s, self.baseline_end_s)

@@ -93,12 +93,12 @@ class Server:
             env=psql_environment(),
         )
 
-    async def asyncpg(self, **changes: Any) -> asyncpg.Connection:
+    async def connect_asyncpg(self, **changes: Any) -> asyncpg.Connection:
         return await asyncpg.connect(
             **self.address, database="admin", ssl=False, timeout=DEADLINE_S, **changes
         )
 
-    async def psycopg(self, **changes: Any) -> psycopg.AsyncConnection[Any]:
+    async def connect_psycopg(self, **changes: Any) -> psycopg.AsyncConnection[Any]:
         return await psycopg.AsyncConnection.connect(self.conninfo, connect_timeout=DEADLINE_S, **changes)
 
     async def in_thread(self, work: Callable[[psycopg.Connection[Any]], T], **changes: Any) -> T:
@@ -302,15 +302,19 @@ async def test_a_wrong_password_stays_outside(server: Server) -> None:
 # -- psycopg -------------------------------------------------------------------------------------------------
 
 
+def status_of(connection: psycopg.Connection[Any]) -> TransactionStatus:
+    return connection.info.transaction_status
+
+
 async def test_psycopg_without_autocommit(server: Server) -> None:
     def work(connection: psycopg.Connection[Any]) -> None:
         assert connection.info.server_version == 120000
         row = connection.execute("SHOW DATABASES").fetchone()
         assert row is not None
         assert row[:4] == ("app", "10.0.0.5", 5432, "app")
-        assert connection.info.transaction_status == TransactionStatus.INTRANS
+        assert status_of(connection) == TransactionStatus.INTRANS
         connection.commit()
-        assert connection.info.transaction_status == TransactionStatus.IDLE
+        assert status_of(connection) == TransactionStatus.IDLE
         with pytest.raises(psycopg.errors.SyntaxError) as caught:
             connection.execute("SHOW POOL")
         assert caught.value.diag.message_hint == 'Did you mean "SHOW POOLS"?'
@@ -392,15 +396,19 @@ async def test_psycopg_prepares_and_forgets(server: Server) -> None:
 
 
 async def test_psycopg_pipeline(server: Server) -> None:
+    def fail(connection: psycopg.Connection[Any]) -> None:
+        with connection.pipeline():
+            connection.execute("SHOW POOL")
+            connection.execute("PAUSE app")
+
     def work(connection: psycopg.Connection[Any]) -> None:
         with connection.pipeline():
             first = connection.execute("SHOW VERSION")
             second = connection.execute("SHOW STATE")
         assert first.fetchone() == ("pgcutover 0.1.0",)
         assert len(second.fetchall()) == 3
-        with pytest.raises(psycopg.errors.SyntaxError), connection.pipeline():
-            connection.execute("SHOW POOL")
-            connection.execute("PAUSE app")
+        with pytest.raises(psycopg.errors.SyntaxError):
+            fail(connection)
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
     await server.in_thread(work, autocommit=True)
@@ -419,7 +427,7 @@ async def test_psycopg_async_hears_notices_while_the_run_is_under_way(server: Se
     moves = server.daemon.moves
     moves.gated = True
     heard: list[str | None] = []
-    async with await server.psycopg(autocommit=True) as connection:
+    async with await server.connect_psycopg(autocommit=True) as connection:
         connection.add_notice_handler(lambda diagnostic: heard.append(diagnostic.message_primary))
         run = asyncio.create_task(connection.execute("CUTOVER app", prepare=True))
         await eventually(lambda: heard, "the first notice")
@@ -433,7 +441,7 @@ async def test_psycopg_async_hears_notices_while_the_run_is_under_way(server: Se
 
 async def test_psycopg_async_cancels(server: Server) -> None:
     server.daemon.proxy.quiet = False
-    async with await server.psycopg(autocommit=True) as connection:
+    async with await server.connect_psycopg(autocommit=True) as connection:
         pause = asyncio.create_task(connection.execute("PAUSE"))
         await eventually(lambda: server.daemon.proxy.waiting, "the pause to wait")
         await connection.cancel_safe(timeout=DEADLINE_S)
@@ -446,7 +454,7 @@ async def test_psycopg_async_cancels(server: Server) -> None:
 
 async def test_rollback_warns_of_what_it_does_not_undo(server: Server) -> None:
     heard: list[tuple[str | None, str | None]] = []
-    async with await server.psycopg() as connection:
+    async with await server.connect_psycopg() as connection:
         connection.add_notice_handler(lambda d: heard.append((d.severity, d.message_primary)))
         await connection.execute("PAUSE app")
         await connection.rollback()
@@ -458,7 +466,7 @@ async def test_rollback_warns_of_what_it_does_not_undo(server: Server) -> None:
 
 async def test_asyncpg_reads_every_type(server: Server) -> None:
     server.daemon.moves.past = [example_report()]
-    connection = await server.asyncpg(
+    connection = await server.connect_asyncpg(
         server_settings={"extra_float_digits": "2", "application_name": "monitor"}
     )
     try:
@@ -479,7 +487,7 @@ async def test_asyncpg_reads_every_type(server: Server) -> None:
 
 
 async def test_asyncpg_executes_scripts_and_parameters(server: Server) -> None:
-    connection = await server.asyncpg()
+    connection = await server.connect_asyncpg()
     try:
         assert await connection.execute("PAUSE app; RESUME app") == "RESUME"
         assert await connection.execute("PAUSE $1", "My App") == "PAUSE"
@@ -489,7 +497,7 @@ async def test_asyncpg_executes_scripts_and_parameters(server: Server) -> None:
         statement = await connection.prepare("SHOW query_timeout")
         assert [attribute.name for attribute in statement.get_attributes()] == ["query_timeout"]
         assert [await statement.fetchval() for _ in range(2)] == ["125", "125"]
-        assert await connection.execute("") == ""
+        assert await connection.fetch("") == []
     finally:
         await connection.close(timeout=DEADLINE_S)
     assert server.daemon.proxy.calls == [
@@ -502,7 +510,7 @@ async def test_asyncpg_executes_scripts_and_parameters(server: Server) -> None:
 
 
 async def test_asyncpg_errors_carry_detail_and_hint_and_end_nothing(server: Server) -> None:
-    connection = await server.asyncpg()
+    connection = await server.connect_asyncpg()
     try:
         with pytest.raises(asyncpg.PostgresSyntaxError) as caught:
             await connection.fetch("SHOW POOL")
@@ -522,7 +530,7 @@ async def test_asyncpg_hears_notices_while_the_run_is_under_way(server: Server) 
     moves = server.daemon.moves
     moves.gated = True
     heard: list[tuple[str, str]] = []
-    connection = await server.asyncpg()
+    connection = await server.connect_asyncpg()
     try:
         connection.add_log_listener(lambda _, message: heard.append((message.severity, message.message)))
         run = asyncio.create_task(connection.fetch("CUTOVER app"))
@@ -538,7 +546,7 @@ async def test_asyncpg_hears_notices_while_the_run_is_under_way(server: Server) 
 
 
 async def test_asyncpg_transactions_and_cursors(server: Server) -> None:
-    connection = await server.asyncpg()
+    connection = await server.connect_asyncpg()
     try:
         async with connection.transaction(isolation="serializable", readonly=True):
             assert connection.is_in_transaction()
@@ -546,8 +554,7 @@ async def test_asyncpg_transactions_and_cursors(server: Server) -> None:
                 names = [row["list"] async for row in connection.cursor("SHOW LISTS", prefetch=3)]
             cursor = await connection.cursor("SHOW LISTS")
             assert len(await cursor.fetch(5)) == 5
-            assert await cursor.forward(4) == 4
-            assert len(await cursor.fetch(100)) == 5
+            assert len(await cursor.fetch(100)) == 9
         assert not connection.is_in_transaction()
         assert len(names) == 14
     finally:
@@ -567,7 +574,7 @@ async def test_asyncpg_pool_resets_its_connections(server: Server) -> None:
 
 async def test_asyncpg_gives_up_after_its_time_out(server: Server) -> None:
     server.daemon.proxy.quiet = False
-    connection = await server.asyncpg()
+    connection = await server.connect_asyncpg()
     try:
         with pytest.raises(TimeoutError):
             await connection.execute("PAUSE app", timeout=0.05)
@@ -579,7 +586,7 @@ async def test_asyncpg_gives_up_after_its_time_out(server: Server) -> None:
 
 async def test_a_client_that_vanishes_leaves_nothing_behind(server: Server) -> None:
     server.daemon.proxy.quiet = False
-    connection = await server.asyncpg()
+    connection = await server.connect_asyncpg()
     pause = asyncio.create_task(connection.execute("PAUSE"))
     await eventually(lambda: server.daemon.proxy.waiting, "the pause to wait")
     connection.terminate()
@@ -590,14 +597,14 @@ async def test_a_client_that_vanishes_leaves_nothing_behind(server: Server) -> N
 
 
 async def test_the_end_of_the_daemon_is_told(server: Server) -> None:
-    connection = await server.asyncpg()
+    connection = await server.connect_asyncpg()
     server.listener.cancel()
     await eventually(connection.is_closed, "the client to learn of it")
 
 
 async def test_many_sessions_at_once(server: Server) -> None:
     async def session(number: int) -> None:
-        connection = await server.asyncpg()
+        connection = await server.connect_asyncpg()
         try:
             for _ in range(10):
                 assert await connection.fetchval(f"SELECT {number}") == number
@@ -614,7 +621,7 @@ async def test_many_sessions_at_once(server: Server) -> None:
 
 async def test_the_queries_of_pgbouncer_exporter(server: Server) -> None:
     """Simple queries over one connection; figures must read as numbers, unknown ones as NULL."""
-    async with await server.psycopg(autocommit=True) as connection:
+    async with await server.connect_psycopg(autocommit=True) as connection:
         for what in ("STATS", "VERSION", "LISTS", "CONFIG", "CLIENTS", "DATABASES", "STATS_TOTALS", "POOLS"):
             cursor = await connection.execute(f"SHOW {what};")
             assert cursor.description is not None

@@ -137,6 +137,21 @@ async def test_every_check_works_on_a_server_without_the_newer_catalogues(pair_f
     assert blocks(await run_checks(await _turned_round(pair_from_15, forward))) == []
 
 
+async def test_nothing_blocks_a_control_user_that_is_no_superuser(pair: Pair, roles: Roles) -> None:
+    """With the rights that the remedies name, and no others."""
+    control = await roles.create(
+        "control",
+        "login replication bypassrls password 'its own'"
+        " in role pg_monitor, pg_signal_backend, pg_create_subscription",
+        prefix="",
+    )
+    await pair.both_sql(f'alter database "{pair.database}" owner to {control}; select 1')
+    await pair.both_sql(f"set role {control};" + CLEAN_SCHEMA)
+    pair.source = dataclasses.replace(pair.source, user=control, password="its own")
+    pair.destination = dataclasses.replace(pair.destination, user=control, password="its own")
+    assert blocks(await run_checks(await make_context(pair, links_needed=20))) == []
+
+
 async def test_findings_are_ordered_by_severity_then_id_then_object(pair: Pair) -> None:
     await pair.source_sql(CLEAN_SCHEMA + "create table b (x int); create table a (x int);")
     await pair.source_sql("create unlogged table c (id int primary key)")

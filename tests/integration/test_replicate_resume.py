@@ -34,13 +34,17 @@ LINES = [
 # The other half of test_a_killed_process: what a daemon does, without the daemon.
 PROGRAM = """
 import asyncio, json, sys
+from config.model import SslMode
 from replication.endpoint import Endpoint
 from replication.setup import replicate
+
+def endpoint(given):
+    return Endpoint(**given | {"sslmode": SslMode(given["sslmode"])})
 
 async def main():
     given = json.loads(sys.stdin.read())
     await replicate(
-        Endpoint(**given["source"]), Endpoint(**given["destination"]), given["pair"],
+        endpoint(given["source"]), endpoint(given["destination"]), given["pair"],
         pg_bin_dir=given["bin_dir"], copy_jobs=2, adopt_subscription=None,
         notify=lambda line: print(line, flush=True))
 

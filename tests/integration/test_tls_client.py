@@ -128,8 +128,8 @@ async def test_psql(authority: Authority, channel_binding: str) -> None:
         process = await asyncio.create_subprocess_exec(
             PSQL,
             "-XAtqw",
-            f"host=localhost hostaddr={greeter.host} port={greeter.port} user=alice dbname=app password={PASSWORD} "
-            f"sslmode=verify-full sslrootcert={authority.path} channel_binding={channel_binding}",
+            f"host=localhost hostaddr={greeter.host} port={greeter.port} user=alice dbname=app "
+            f"password={PASSWORD} channel_binding={channel_binding} sslmode=verify-full sslrootcert={authority.path}",
             "-c",
             "anything",
             stdout=asyncio.subprocess.PIPE,

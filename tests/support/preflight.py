@@ -114,9 +114,11 @@ class Roles:
     pair: Pair
     names: list[str] = dataclasses.field(default_factory=list)
 
-    async def create(self, suffix: str, options: str = "login", *, only_source: bool = False) -> str:
-        """Returns the name. A prefix of trust_ lets it log in without a password (see HBA in conftest)."""
-        name = f"trust_{self.pair.database}_{suffix}"
+    async def create(
+        self, suffix: str, options: str = "login", *, only_source: bool = False, prefix: str = "trust_"
+    ) -> str:
+        """Returns the name. With the prefix trust_ it logs in without a password (see HBA in conftest)."""
+        name = f"{prefix}{self.pair.database}_{suffix}"
         self.names.append(name)
         await self.pair.source_sql(f"create role {name} {options}")
         if not only_source:

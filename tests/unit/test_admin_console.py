@@ -178,7 +178,9 @@ async def test_a_reload_that_fails_lists_every_problem(connect: Connect, daemon:
     daemon.reload_error = ConfigError(problems)
     client = await connect()
     await client.until("Z")
-    found = error_of(await client.ask("RELOAD"))
+    with structlog.testing.capture_logs() as logs:
+        found = error_of(await client.ask("RELOAD"))
+    assert not [entry for entry in logs if entry["log_level"] == "error"]
     assert found["C"] == "F0000"
     assert found["D"] == "pgcutover.toml:3: port: must be a number\nusers.toml:9: name: missing"
 

@@ -106,7 +106,7 @@ def test_relative_paths_start_at_the_configuration_file(folder: Path) -> None:
         (
             ['auth_type = "cert"'],
             '2: general.auth_type: "cert" needs client certificates: '
-            'set client_tls_sslmode to "verify-ca" or "verify-full"',
+            "set client_tls_sslmode and tls_client_ca_certificate",
         ),
         (
             ['tls_certificate = "no.crt"', 'tls_private_key = "server.key"'],
@@ -156,12 +156,23 @@ def test_our_own_certificate(folder: Path, general: list[str], expected: str) ->
     [
         ('sslkey = "server.key"', "sslkey: is of no use without sslcert, the certificate that it belongs to"),
         ('sslcert = "no.crt"', "sslcert: cannot read F/no.crt: No such file or directory"),
+        ('sslmode = "verify-ca"', 'sslmode: "verify-ca" needs sslrootcert: a PEM file of CAs'),
+        (
+            'sslmode = "verify-full"',
+            'sslmode: "verify-full" needs sslrootcert: a PEM file of CAs or "system"',
+        ),
+        ('sslrootcert = "system"', 'sslrootcert: "system" needs sslmode = "verify-full"'),
         ('sslrootcert = "junk"', "sslrootcert: F/junk does not contain PEM certificates"),
     ],
 )
 def test_certificates_towards_servers(folder: Path, line: str, expected: str) -> None:
     text = f'{ADMIN}[[databases]]\nname = "a"\nhost = "h"\n{line}\n'
     assert _problems(folder, text) == [f"6: databases.a.{expected}"]
+
+
+def test_the_certificates_of_the_operating_system(folder: Path) -> None:
+    text = f'{ADMIN}[[databases]]\nname = "a"\nhost = "h"\nsslmode = "verify-full"\nsslrootcert = "system"\n'
+    assert _load(folder, text).databases[0].sslrootcert == "system"
 
 
 def test_the_folder_with_the_tools(folder: Path) -> None:

@@ -45,10 +45,11 @@ HISTORY_ROW = {
     "transactions_waited": 4,
     "error": None,
 }
-STEPS = [
-    {"step": "prepare", "started_ms": 0.0},
-    {"step": "hold", "started_ms": 400.0},
-    {"step": "commit", "started_ms": 410.0},
+STEPS: list[dict[str, Any]] = [
+    {"step": "lock", "started_ms": 0.0, "duration_ms": 3.0},
+    {"step": "hold", "started_ms": 400.0, "duration_ms": 2.0},
+    {"step": "swap", "started_ms": 410.0, "duration_ms": 2.5},
+    {"step": "sessions closed", "started_ms": None, "duration_ms": None},
 ]
 
 
@@ -173,12 +174,12 @@ def test_scale_holds_all_values() -> None:
     assert scale.position(1e9) == pytest.approx(1.0)
 
 
-def test_figures_place_the_pause_by_the_hold_step() -> None:
+def test_figures_place_the_hold_by_the_steps() -> None:
     run = figures()
     assert (run.pause_ms, run.clients_held, run.committed) == (12.5, 30, True)
-    assert [run.pause_begin_s, run.pause_end_s] == pytest.approx([10.4, 10.4125])
+    assert [run.held_begin_s, run.held_end_s] == pytest.approx([10.4, 10.4125])
     unknown = run_figures(HISTORY_ROW, [], sent_s=10.0, answered_s=11.0)
-    assert (unknown.pause_begin_s, unknown.pause_end_s) == (10.0, 11.0)
+    assert (unknown.held_begin_s, unknown.held_end_s) == (10.0, 11.0)
 
 
 def result(**changes: Any) -> DemoResult:
