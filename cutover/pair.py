@@ -50,6 +50,7 @@ class Pair:
         self.epoch: int | None = None
         self.undecided = ""  # why it is not known who serves; empty when it is
         self.unfinished = False  # a decided run still has something to do
+        self.last_change: dict[str, object] = {}  # per side: what its record last said of its last change
         self.settling = asyncio.Lock()
         self.lag_ms: float | None = None
         self.heartbeat_age_ms: float | None = None

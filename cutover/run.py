@@ -41,6 +41,8 @@ log = structlog.get_logger("cutover")
 
 RESERVE_SHARE = 0.2
 """Part of cutover_max_pause that is kept for the way back."""
+CALL_TIMEOUT_S = 10.0
+"""For calls before the pause; those inside it have their own, shorter deadlines."""
 FENCE_TIMEOUT_S = 1.0
 TWIN_TIMEOUT_S = 5.0
 PROOF_TIMEOUT_S = 5.0
@@ -163,6 +165,8 @@ class Run:
                 raise MoveError(
                     f"cannot start: {error}", sqlstate="08006", detail=self._traffic(), hint="Nothing was changed."
                 ) from error
+            for session in opened:
+                session.default_timeout_s = CALL_TIMEOUT_S
             self._sessions = Sessions(*opened)
             yield self._sessions
         finally:
@@ -614,6 +618,7 @@ class Run:
         self.report.error = f"{failed_step}: {getattr(error, 'message', None) or error}"
         self.log.warning("aborted", step=failed_step, error=str(error))
         left = await self._clean_up() if self.record is not None else []
+        self.pair.unfinished = bool(left)
         self.report.total_ms = (time.monotonic() - self._began) * 1000.0
         details = [getattr(error, "detail", ""), self._traffic(), *left]
         raise MoveError(

@@ -49,6 +49,7 @@ log = structlog.get_logger("cutover")
 T = TypeVar("T")
 
 LOOK_AGAIN_S = 1.0
+NEVER_CHANGED = "no control schema"
 SAVE_CONFIG = Callable[[str, str], Awaitable[str]]
 
 
@@ -86,6 +87,7 @@ class Moves:
     async def start(self) -> None:
         """Find out for every pair who serves. Raises CannotServe; what is not known yet keeps its clients waiting."""
         self.control.frontend.link_check = self.check_link
+        self.control.frontend.link_token = self.link_token
         await self.sync_pairs()
 
     async def sync_pairs(self) -> None:
@@ -266,11 +268,21 @@ class Moves:
             problems = await clean_up_aborted(record, record.run_id, report, pair.source, pair.destination, {})
         return not problems
 
-    async def check_link(self, database: str) -> bool:
-        """The check of every link (proxy/net/frontend.py): read the decision record after the link was opened."""
-        pair = next(
-            (p for p in self._pairs.values() if database in (p.source_name, p.destination_name)), None
-        )
+    def link_token(self, database: str) -> object:
+        """What was last read of a side's record; a link is good only if it still holds after the login."""
+        pair = self._pair_of(database)
+        return pair.last_change.get(database) if pair is not None else None
+
+    def _pair_of(self, database: str) -> Pair | None:
+        return next((p for p in self._pairs.values() if database in (p.source_name, p.destination_name)), None)
+
+    async def check_link(self, database: str, token: object) -> bool:
+        """The check of every link (proxy/net/frontend.py): read the decision record after the link was opened.
+
+        A backend that logged in while a fence was up has its read-only default for good, even where the side
+        serves again by now; so the record must not have changed since before the login.
+        """
+        pair = self._pair_of(database)
         if pair is None:
             return True
         try:
@@ -279,9 +291,12 @@ class Moves:
             raise CannotConnectNow(str(error)) from error
         except (ControlUnavailable, StatementFailed) as error:
             raise ServerUnreachable(f'it could not be read whether "{database}" serves: {error}') from error
+        change = identity.changed_at if identity is not None else NEVER_CHANGED
+        pair.last_change[database] = change
         if identity is None or identity.state is ServingState.SERVING:
-            return True
+            return change == token
         if identity.state is ServingState.DRAINING:
+            pair.unfinished = True  # where it is not a run of ours that drains it, somebody has to recover it
             return False
         if database == pair.destination_name:
             raise CannotConnectNow(

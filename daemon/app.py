@@ -39,6 +39,9 @@ from .version import version
 
 log = structlog.get_logger("daemon")
 
+CANCELS_TIMEOUT_S = 2.0
+"""At the end of the daemon, for telling servers of requests that nobody waits for any more."""
+
 
 def serve(config_path: Path, users_path: Path) -> int:
     """Run until told to stop; the exit status. Raises ConfigError for files that cannot be used."""
@@ -144,6 +147,7 @@ class Daemon:
         await self._let_clients_leave()
         for session in tuple(self._frontend.sessions.values()):
             session.refuse(AdminShutdown())
+        await self._frontend.cancels_sent(CANCELS_TIMEOUT_S)
         await self._services.background.finish(60.0)
         await self._moves.close()
         if self._listener is not None:

@@ -26,8 +26,8 @@ async def find_adoptable(
     """The subscription to adopt: the configured one, or the only enabled one that the source feeds.
 
     That this very source feeds it is seen from its slot being in use there under the subscription's name (its
-    default application_name); the marker that has to come through proves it later. Raises StreamError where the configured one cannot
-    be used, or several could be.
+    default application_name); the marker that has to come through proves it later. Raises StreamError where
+    the configured one cannot be used, or several could be.
     """
     ours = {entry.name for entry in await recorded(destination, Kind.SUBSCRIPTION)}
     if configured is not None:
@@ -49,7 +49,9 @@ async def find_adoptable(
     candidates = [
         found
         for found in await subscriptions(destination)
-        if found.enabled and found.name not in ours and found.slot is not None
+        if found.enabled
+        and found.name not in ours
+        and found.slot is not None
         and await _is_fed_here(source, found.slot, found.name)
     ]
     if len(candidates) > 1:
@@ -65,7 +67,8 @@ async def _is_fed_here(source: ControlSession, slot: str, application_name: str 
     return bool(
         await source.fetchval(
             """
-            SELECT EXISTS (SELECT FROM pg_replication_slots k JOIN pg_stat_replication w ON w.pid = k.active_pid
+            SELECT EXISTS (SELECT FROM pg_replication_slots k
+                JOIN pg_stat_replication w ON w.pid = k.active_pid
                 WHERE k.slot_name = $1 AND k.database = current_database() AND k.plugin = 'pgoutput'
                   AND ($2::text IS NULL OR w.application_name = $2))
             """,
@@ -113,8 +116,8 @@ async def release(source: ControlSession, destination: ControlSession) -> list[s
         if found is not None:
             if not found.enabled:
                 raise StreamError(
-                    f'subscription "{found.name}" on "{destination.endpoint.name}" is disabled: it cannot take '
-                    "note that the marker is gone, and would fail on it later",
+                    f'subscription "{found.name}" on "{destination.endpoint.name}" is disabled: it cannot '
+                    "take note that the marker is gone, and would fail on it later",
                     hint="Enable it, or drop it if nobody needs it; then run the command again.",
                 )
             await refresh(destination, found.name, copy_data=False)

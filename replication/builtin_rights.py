@@ -80,8 +80,8 @@ async def _restore(session: ControlSession, name: str, old: BuiltinRight, new: B
     if old.acl == new.acl:
         return statements
     old_acl = old.acl or await _default_acl(session, kind, identity)
-    for grantee in sorted({_grantee(row) for row in await session.fetch(_EXPLODE, new.acl or old_acl)}):
-        statements.append(f"REVOKE ALL ON {target} FROM {grantee}")
+    grantees = {_grantee(row) for row in await session.fetch(_EXPLODE, new.acl or old_acl)}
+    statements += [f"REVOKE ALL ON {target} FROM {grantee}" for grantee in sorted(grantees)]
     for row in await session.fetch(_EXPLODE, old_acl):
         option = " WITH GRANT OPTION" if row["is_grantable"] else ""
         statements.append(f"GRANT {row['privilege_type']} ON {target} TO {_grantee(row)}{option}")

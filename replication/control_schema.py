@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from importlib import resources
 from uuid import UUID, uuid4
@@ -32,6 +33,8 @@ class Identity:
     move_target: UUID | None
     completed: bool
     fenced: bool
+    changed_at: datetime
+    """When the state last changed; two readings that agree in it had no fence between them."""
 
 
 class ForeignIdentity(Exception):
@@ -95,6 +98,7 @@ async def read_identity(session: ControlSession, *, timeout_s: float = 5.0) -> I
         move_target=row["move_target"],
         completed=row["completed"],
         fenced=row["fenced"],
+        changed_at=row["changed_at"],
     )
 
 

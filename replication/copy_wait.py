@@ -1,4 +1,4 @@
-"""Waiting for the initial copy: it may take days, but not without a sign of life, and not failing for ever."""
+"""Waiting for the initial copy: it may take days, but not without a sign of life or failing for ever."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ async def wait_until_copied(
     loop = asyncio.get_running_loop()
     watch = _Watch(changed_at=loop.time())
     while True:
+        asked_at = loop.time()
         health = await stream_health(destination, source, names)
         copies = await table_copies(source, destination, names.subscription)
         _refuse_broken(health, destination)
@@ -71,7 +72,8 @@ async def wait_until_copied(
             notify(str(summarize(copies)))
             if now - watch.changed_at >= _BLOCKED_AFTER_S:
                 await _tell_who_blocks(source, notify)
-        await asyncio.sleep(_POLL_S)
+        # Sizes of thousands of tables take a while to ask for: never be busy with that most of the time.
+        await asyncio.sleep(max(_POLL_S, 4 * (now - asked_at)))
 
 
 def _refuse_broken(health: StreamHealth, destination: ControlSession) -> None:
@@ -96,7 +98,8 @@ def _stalled(why: str, health: StreamHealth, destination: ControlSession) -> Cop
     return CopyStalled(
         f"the copy does not go on: {why}",
         detail=f"Not ready: {listed(waiting)}" if waiting else "",
-        hint=f'The reason is in the log of "{destination.endpoint.name}". Mend it and run REPLICATE again, or RESET.',
+        hint=f'The reason is in the log of "{destination.endpoint.name}". Mend it and run REPLICATE again, '
+        "or RESET.",
     )
 
 

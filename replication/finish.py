@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+
 import asyncpg
 
 from .errors import SchemaRefused
@@ -59,7 +60,9 @@ async def refresh_materialized_views(source: ControlSession, destination: Contro
     Raises SchemaRefused, which names the view.
     """
     filled = {
-        TableName(row["nspname"], row["relname"]) for row in await source.fetch(_VIEWS) if row["relispopulated"]
+        TableName(row["nspname"], row["relname"])
+        for row in await source.fetch(_VIEWS)
+        if row["relispopulated"]
     }
     empty = [
         TableName(row["nspname"], row["relname"])

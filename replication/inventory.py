@@ -92,7 +92,7 @@ class Listed:
 
 
 async def inventory(session: ControlSession) -> dict[ObjectKey, Listed]:
-    """Everything an operator or an application made in this database; not pgcutover, not what came with it."""
+    """Everything an operator or an application made in this database; not pgcutover, not built-in things."""
     rows = await session.fetch(_INVENTORY, timeout_s=_TIMEOUT_S)
     found = (
         Listed(

@@ -72,7 +72,7 @@ async def heartbeat(
 ) -> float | None:
     """Age in milliseconds of the newest heartbeat of `writer` that has arrived; None: none has, or no answer.
 
-    Written and read by the publisher's clock, so a difference between the two servers' clocks does not matter.
+    Written and read by the publisher's clock: it does not matter how far apart the two servers' clocks are.
     The age is the lag plus the time since that beat: between beats it grows on a sound stream too.
     """
     try:

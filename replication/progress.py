@@ -36,10 +36,13 @@ JOIN pg_class c ON c.oid = r.srrelid JOIN pg_namespace n ON n.oid = c.relnamespa
 LEFT JOIN pg_stat_all_tables u ON u.relid = c.oid
 LEFT JOIN pg_stat_subscription k ON k.subid = s.oid AND k.relid = c.oid
 LEFT JOIN pg_stat_activity w ON w.pid = k.pid
-LEFT JOIN pg_stat_progress_copy p ON p.pid = k.pid AND p.relid = c.oid
+LEFT JOIN {progress} p ON p.pid = k.pid AND p.relid = c.oid
 WHERE s.subname = $1 AND n.nspname <> 'pgcutover'
 ORDER BY 1, 2
 """
+
+_PROGRESS = "pg_stat_progress_copy"
+_PROGRESS_BEFORE_14 = "(SELECT pid, relid, NULL::bigint AS tuples_processed FROM pg_stat_subscription)"
 
 
 class CopyState(StrEnum):
@@ -114,9 +117,10 @@ async def table_copies(
     )
     if publications is None:
         return []
+    progress = _PROGRESS if destination.major >= 14 else _PROGRESS_BEFORE_14
     here, there = await asyncio.gather(
         source.fetch(_SOURCE, list(publications), timeout_s=_TIMEOUT_S),
-        destination.fetch(_DESTINATION, subscription, timeout_s=_TIMEOUT_S),
+        destination.fetch(_DESTINATION.format(progress=progress), subscription, timeout_s=_TIMEOUT_S),
     )
     totals = {TableName(row["nspname"], row["relname"]): (row["rows"], row["bytes"]) for row in here}
     copies = []

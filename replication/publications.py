@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from .errors import StreamError
+from .errors import StreamError, listed
 from .registry import Kind, find, forget, record
 from .session import ControlSession
 from .sqltext import identifier, qualified
@@ -16,6 +16,11 @@ MARKER = ("pgcutover", "marker")
 # Each table is locked in SHARE UPDATE EXCLUSIVE mode, which waits behind VACUUM and CREATE INDEX
 # CONCURRENTLY but holds up neither readers nor writers (PostgreSQL: ALTER PUBLICATION, explicit locking).
 _LOCK_TIMEOUT_S = 60.0
+
+_INSTEAD_OF_ALL_TABLES = (
+    "Make a publication that lists the tables, wait until the subscriber has confirmed a later position, "
+    "give it to the subscriber (ALTER SUBSCRIPTION ... SET PUBLICATION), and drop the other one."
+)
 
 # A partitioned parent is named together with its partitions: so that a partition attached later is
 # published too, and one that is detached stays published. A parent with a partition that cannot be
@@ -64,14 +69,16 @@ async def ensure_publication(session: ControlSession, publication: str) -> list[
     All operations are published, truncate too, partition by partition, always with the marker.
     Raises StreamError where the name is taken by a publication that is not ours, or a lock is not had.
     """
-    wanted = [*await publishable_tables(session), TableName(*MARKER)]
+    partitioned = session.major >= 13  # before, a partitioned table could not be published
+    wanted = [*await publishable_tables(session, leaves_only=not partitioned), TableName(*MARKER)]
     existing = await published_tables(session, publication)
     if existing is None:
         await record(session, Kind.PUBLICATION, publication)
         await _with_lock_timeout(
             session,
             f"CREATE PUBLICATION {identifier(publication)} FOR TABLE {', '.join(t.sql for t in wanted)} "
-            "WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = false)",
+            "WITH (publish = 'insert, update, delete, truncate'"
+            + (", publish_via_partition_root = false)" if partitioned else ")"),
         )
         return wanted
     if await find(session, Kind.PUBLICATION, publication) is None:
@@ -110,6 +117,33 @@ async def drop_publication(session: ControlSession, publication: str) -> None:
     await forget(session, Kind.PUBLICATION, publication)
 
 
+async def refuse_published_control_schema(session: ControlSession) -> None:
+    """Call it before the control schema is made. Raises StreamError where somebody would be sent its rows.
+
+    A publication FOR ALL TABLES takes the control tables in the moment they are made. A PostgreSQL subscriber
+    has no such tables: its apply worker would stop at the first row, for good. Which publication a slot's
+    consumer asks for is not known here, so any foreign slot of pgoutput counts.
+    """
+    everything = [
+        row["pubname"]
+        for row in await session.fetch("SELECT pubname FROM pg_publication WHERE puballtables ORDER BY 1")
+    ]
+    consumers = [
+        row["slot_name"]
+        for row in await session.fetch(
+            "SELECT slot_name FROM pg_replication_slots "
+            "WHERE database = current_database() AND plugin = 'pgoutput' ORDER BY 1"
+        )
+    ]
+    if everything and consumers:
+        raise StreamError(
+            f'publication "{everything[0]}" on "{session.endpoint.name}" is for all tables and would carry '
+            "the control schema to whoever reads it",
+            detail="Replication slots that may be reading it: " + listed(consumers),
+            hint=_INSTEAD_OF_ALL_TABLES,
+        )
+
+
 async def add_marker(session: ControlSession, publications: list[str]) -> str:
     """Let one of somebody's publications carry the marker as well; returns which one.
 
@@ -135,10 +169,8 @@ async def add_marker(session: ControlSession, publications: list[str]) -> str:
     too_much = [row["pubname"] for row in rows if row["puballtables"] or row["has_ours"]]
     if too_much:
         raise StreamError(
-            f'publication "{too_much[0]}" on "{name}" is for all tables and would carry the control schema too',
-            hint="Make a publication that lists the tables, wait until the subscription has confirmed a later "
-            "position than that, and give it to the subscription (ALTER SUBSCRIPTION ... SET PUBLICATION); "
-            "or drop the subscription and let REPLICATE make its own.",
+            f'publication "{too_much[0]}" on "{name}" is for all tables and would carry the control schema',
+            hint=_INSTEAD_OF_ALL_TABLES,
         )
     for row in rows:
         if row["has_marker"]:

@@ -110,7 +110,8 @@ WITH key_constraints AS (
 ), key_indexes AS (
     SELECT conindid AS oid FROM key_constraints
     UNION
-    SELECT i.indexrelid FROM pg_index i JOIN pg_class t ON t.oid = i.indrelid JOIN pg_class x ON x.oid = i.indexrelid
+    SELECT i.indexrelid FROM pg_index i
+    JOIN pg_class t ON t.oid = i.indrelid JOIN pg_class x ON x.oid = i.indexrelid
     WHERE i.indisreplident OR (
         t.relreplident = 'f' AND i.indisvalid AND i.indpred IS NULL AND i.indkey[0] <> 0
         AND x.relam = (SELECT oid FROM pg_am WHERE amname = 'btree')

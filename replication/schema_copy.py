@@ -85,7 +85,7 @@ async def ensure_base(
             )
         await _write_journal(destination, path, contents, names, set(here) - set(there))
         notify(
-            f"making {len(contents.base)} objects and {len(contents.keys)} keys on {destination.endpoint.name}"
+            f"making {len(contents.base)} objects, {len(contents.keys)} keys on {destination.endpoint.name}"
         )
         for entries in (contents.base, contents.keys):
             await schema_archive.restore(
@@ -240,7 +240,7 @@ async def _refuse_incomplete(destination: ControlSession, wanted: Collection[Obj
     left = [str(key) for key in sorted(wanted) if key not in there]
     if left:
         raise ToolFailed(
-            f'the schema copy to "{destination.endpoint.name}" is incomplete, although pg_restore saw no error',
+            f'the schema on "{destination.endpoint.name}" is incomplete, although pg_restore saw no error',
             detail=listed(left),
             hint="RESET, then REPLICATE again.",
         )

@@ -121,7 +121,10 @@ def _column(name: str, here: Column, there: Column) -> list[str]:
 
 
 def _key(source: Table, destination: Table) -> list[str]:
-    """The apply worker looks rows up by its own key, and is sent only the source's (RelationGetIdentityKeyOrPK)."""
+    """The apply worker looks rows up by its own key and is sent only the columns of the source's.
+
+    PostgreSQL: GetRelationIdentityOrPK.
+    """
     if source.identity == "f" or not source.key:
         return []
     if not destination.key:
@@ -157,11 +160,13 @@ def _parts(name: str) -> tuple[str, int | None, int]:
 
 
 _COLUMNS = """
-SELECT n.nspname, c.relname, c.relreplident::text AS relreplident, c.relpersistence = 'u' AS unlogged, a.attname,
-    format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull, a.attgenerated <> '' AS generated,
+SELECT n.nspname, c.relname, c.relreplident::text AS relreplident, c.relpersistence = 'u' AS unlogged,
+    a.attname, format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull, a.attgenerated <> '' AS generated,
     a.atthasdef OR a.attidentity <> '' AS filled,
-    EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisvalid AND a.attnum = ANY (i.indkey::int2[])
-            AND CASE WHEN c.relreplident = 'i' THEN i.indisreplident ELSE i.indisprimary AND i.indimmediate END) AS in_key
+    EXISTS (SELECT FROM pg_index i
+            WHERE i.indrelid = c.oid AND i.indisvalid AND a.attnum = ANY (i.indkey::int2[])
+              AND CASE WHEN c.relreplident = 'i' THEN i.indisreplident
+                       ELSE i.indisprimary AND i.indimmediate END) AS in_key
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND c.oid >= 16384

@@ -9,7 +9,7 @@ from .schema_archive import TocEntry
 from .session import ControlSession
 
 Named = tuple[TocEntry, list[Any] | None]
-"""An entry, and for indexes, views, constraints and triggers the name to look for: [kind, schema, table, name]."""
+"""An entry; for indexes, views, constraints and triggers the name to look for: kind, schema, table, name."""
 
 _NAMES = """
 SELECT 'pg_class'::regclass::oid::bigint AS classid, i.indexrelid::bigint AS objid, 'index' AS kind,

@@ -54,6 +54,7 @@ class ControlSession:
         self.version: int = connection.get_server_version().major * 10000 + connection.get_server_version().minor
         self.pid: int = connection.get_server_pid()
         self.round_trips = 0
+        self.default_timeout_s = DEFAULT_TIMEOUT_S
 
     @property
     def major(self) -> int:
@@ -63,25 +64,27 @@ class ControlSession:
     def closed(self) -> bool:
         return bool(self._connection.is_closed())
 
-    async def fetch(self, sql: str, *args: object, timeout_s: float = DEFAULT_TIMEOUT_S) -> list[asyncpg.Record]:
+    async def fetch(self, sql: str, *args: object, timeout_s: float | None = None) -> list[asyncpg.Record]:
         """All rows of one statement. Raises ControlUnavailable, or asyncpg.PostgresError from the server."""
         return list(await self._call(self._connection.fetch(sql, *args), timeout_s))
 
     async def fetchrow(
-        self, sql: str, *args: object, timeout_s: float = DEFAULT_TIMEOUT_S
+        self, sql: str, *args: object, timeout_s: float | None = None
     ) -> asyncpg.Record | None:
         row: asyncpg.Record | None = await self._call(self._connection.fetchrow(sql, *args), timeout_s)
         return row
 
-    async def fetchval(self, sql: str, *args: object, timeout_s: float = DEFAULT_TIMEOUT_S) -> Any:
+    async def fetchval(self, sql: str, *args: object, timeout_s: float | None = None) -> Any:
         return await self._call(self._connection.fetchval(sql, *args), timeout_s)
 
-    async def execute(self, sql: str, *args: object, timeout_s: float = DEFAULT_TIMEOUT_S) -> str:
+    async def execute(self, sql: str, *args: object, timeout_s: float | None = None) -> str:
         """Run a statement; without arguments `sql` may hold several (simple protocol, one transaction)."""
         return str(await self._call(self._connection.execute(sql, *args), timeout_s))
 
-    async def _call(self, awaitable: Any, timeout_s: float) -> Any:
+    async def _call(self, awaitable: Any, timeout_s: float | None) -> Any:
         self.round_trips += 1
+        if timeout_s is None:
+            timeout_s = self.default_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
                 return await awaitable

@@ -1,4 +1,4 @@
-"""REPLICATE: from two databases to a stream in sync, in steps that can be cancelled and run again at any point.
+"""REPLICATE: from two databases to a stream in sync; can be cancelled and run again at any point.
 
 Every step looks at what is there before it makes anything, and records what it makes before it makes it.
 RESET and COMPLETE are in `teardown`; this module is the door to all three.
@@ -12,15 +12,16 @@ import uuid
 from . import control_schema, decision, schema_copy, streams
 from .adoption import adopt, adopted_names, find_adoptable
 from .control_schema import Identity, ServingState
+from .copied_rows import forget_tables, record_empty_tables, tables_with_rows
 from .copy_wait import wait_until_copied
 from .endpoint import Endpoint
 from .errors import CopyStalled, MoveRefused, SchemaRefused, StreamError, listed
 from .finish import analyze_tables, refresh_materialized_views
 from .lag import lag_bytes, new_token
-from .publications import TableName, publishable_tables
+from .publications import TableName, publishable_tables, refuse_published_control_schema
 from .registry import Kind, find, record, recorded
 from .sequences import SequencesMissing, sequence_sync
-from .session import ControlSession
+from .session import ControlSession, connect
 from .steps import Notify, SetupStep, StepLog, both_sides
 from .stream_names import Direction, StreamNames, stream_names
 from .teardown import complete, reset
@@ -50,7 +51,7 @@ async def replicate(
 
     May be cancelled and called again at any point; a copy that runs goes on meanwhile on the servers.
     Raises a ReplicationError that says what is in the way: MoveRefused, SchemaRefused, ToolsMissing,
-    ToolFailed, StreamError (SlotBlocked, CopyStalled), SideUnreachable; ForeignIdentity for a copied database.
+    ToolFailed, StreamError (SlotBlocked, CopyStalled), SideUnreachable; ForeignIdentity for a clone.
     """
     log = StepLog(notify)
     async with both_sides(source, destination) as (here, there):
@@ -83,6 +84,9 @@ async def replicate(
 
 async def _install(source: ControlSession, destination: ControlSession, pair: str) -> uuid.UUID:
     """Have the control schema on both sides, marked as one move; returns the source's uuid."""
+    for session in (source, destination):
+        if await control_schema.read_identity(session) is None:
+            await refuse_published_control_schema(session)
     origin = await control_schema.install(source, ServingState.SERVING)
     target = await control_schema.install(destination, ServingState.REPLICA)
     _refuse_wrong_states(source, origin, destination, target)
@@ -174,8 +178,7 @@ async def _stream(
         step.detail = await _slot(log, source, names, subscription, slot_wait_s)
     async with log.step("subscription") as step:
         if subscription is None:
-            await streams.create_subscription(destination, source.endpoint, names, enabled=True, copy_data=True)
-            step.detail = "made; the copy begins"
+            step.detail = await _subscribe(source, destination, names)
             return
         if await find(destination, Kind.SUBSCRIPTION, names.subscription) is None:
             raise StreamError(
@@ -186,6 +189,22 @@ async def _stream(
             await streams.enable(destination, names.subscription)
         await streams.refresh(destination, names.subscription, copy_data=True)
         step.detail = "was there already"
+
+
+async def _subscribe(source: ControlSession, destination: ControlSession, names: StreamNames) -> str:
+    """Begin the copy. What RESET has to empty is recorded just before, and only where tables were there."""
+    existing = await schema_copy.copy_mode(destination) == schema_copy.EXISTING
+    if existing:
+        await _refuse_rows(source, destination)
+        await record_empty_tables(destination, await publishable_tables(source, leaves_only=True))
+    try:
+        await streams.create_subscription(destination, source.endpoint, names, enabled=True, copy_data=True)
+    except StreamError:
+        if existing:
+            async with await connect(destination.endpoint) as session:
+                await forget_tables(session)
+        raise
+    return "made; the copy begins"
 
 
 async def _slot(
@@ -208,7 +227,8 @@ async def _slot(
     if state is not None:
         if await find(source, Kind.SLOT, names.slot) is None:
             raise StreamError(
-                f'replication slot "{names.slot}" exists on "{source.endpoint.name}" and was not made by pgcutover'
+                f'replication slot "{names.slot}" exists on "{source.endpoint.name}" '
+                "and was not made by pgcutover"
             )
         await streams.drop_slot(source, names.slot)
     lsn = await streams.create_slot(source.endpoint, names.slot, wait_s=wait_s, notify=log.notify)
@@ -216,31 +236,14 @@ async def _slot(
 
 
 async def _refuse_rows(source: ControlSession, destination: ControlSession) -> None:
-    """Rows that are there before the copy would be there twice; and RESET must know what was empty."""
-    tables = await publishable_tables(source, leaves_only=True)
-    filled = []
-    for start in range(0, len(tables), 100):
-        question = " UNION ALL ".join(
-            f"SELECT {index}, EXISTS (SELECT FROM {table.sql})"
-            for index, table in enumerate(tables[start : start + 100], start)
-        )
-        filled += [str(tables[row[0]]) for row in await destination.fetch(question) if row[1]]
+    """Rows that are there before the copy would be there twice."""
+    filled = await tables_with_rows(destination, await publishable_tables(source, leaves_only=True))
     if filled:
         raise SchemaRefused(
             f'tables on "{destination.endpoint.name}" hold rows already: the copy would be a mixture',
             detail=listed(filled),
             hint="TRUNCATE them there, or name the subscription that filled them in the [[cutover]] entry.",
         )
-    if await schema_copy.copy_mode(destination) == schema_copy.EXISTING:
-        values = await destination.fetch(
-            "SELECT format('%I.%I', schemaname, sequencename) AS name, start_value, last_value FROM pg_sequences "
-            "WHERE schemaname <> 'pgcutover'"
-        )
-        detail = {
-            "tables": [[table.schema, table.name] for table in tables],
-            "sequences": [[row["name"], row["last_value"], row["start_value"]] for row in values],
-        }
-        await record(destination, Kind.DATA, "tables", detail)
 
 
 async def _wait(
@@ -283,7 +286,7 @@ async def prove_stream(
         if loop.time() - moved > silence_s:
             health = await streams.stream_health(destination, source, names)
             raise CopyStalled(
-                f"a marker did not arrive on \"{destination.endpoint.name}\", and no progress for {silence_s:g} s",
+                f'a marker did not arrive on "{destination.endpoint.name}"; no progress for {silence_s:g} s',
                 detail=f"The stream is {health.state}; lag: "
                 + (f"{behind} bytes" if behind is not None else "unknown"),
                 hint=f'See the log of "{destination.endpoint.name}"; then run REPLICATE again.',

@@ -23,7 +23,8 @@ _ABANDON_DEADLINE_S = 5.0
 # Making a slot waits for every transaction of the whole cluster that has an xid, prepared ones included
 # (PostgreSQL: SnapBuildFindSnapshot waits for the running transactions of all databases).
 _BLOCKERS = """
-SELECT format('backend %s (user %s, database %s%s), %s, in its transaction for %s s', a.pid, a.usename, a.datname,
+SELECT format('backend %s (user %s, database %s%s), %s, in its transaction for %s s',
+              a.pid, a.usename, a.datname,
               CASE WHEN a.application_name <> '' THEN ', application ' || a.application_name ELSE '' END,
               a.state, round(extract(epoch FROM clock_timestamp() - a.xact_start)::numeric, 1)) AS who
 FROM pg_stat_activity a WHERE a.backend_xid IS NOT NULL AND a.pid <> $1
@@ -39,7 +40,7 @@ class SlotState:
     active: bool
     active_pid: int | None
     status: str | None
-    """wal_status: reserved, extended, unreserved or lost."""
+    """wal_status: reserved, extended, unreserved or lost; None before 13."""
     confirmed_lsn: str | None
 
 
@@ -89,7 +90,7 @@ async def _refuse_taken_name(session: ControlSession, slot: str) -> None:
     if database is not None:
         raise StreamError(
             f'replication slot "{slot}" exists already on the server of "{session.endpoint.name}"',
-            detail=f'It belongs to the database "{database}"; slot names are common to all databases of a server.',
+            detail=f'It belongs to the database "{database}"; all databases of a server share slot names.',
             hint="Drop it if nobody needs it, then try again.",
         )
 
@@ -138,8 +139,9 @@ async def slot_state(session: ControlSession, slot: str) -> SlotState | None:
     """What the server says of a slot of this database; None where there is none."""
     row = await session.fetchrow(
         """
-        SELECT active, active_pid, wal_status, confirmed_flush_lsn::text AS confirmed
-        FROM pg_replication_slots WHERE slot_name = $1 AND database = current_database()
+        SELECT active, active_pid, to_jsonb(k)->>'wal_status' AS wal_status,
+            confirmed_flush_lsn::text AS confirmed
+        FROM pg_replication_slots k WHERE slot_name = $1 AND database = current_database()
         """,
         slot,
     )

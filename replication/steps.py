@@ -1,4 +1,4 @@
-"""The steps of REPLICATE, RESET and COMPLETE: what was done, how long it took, and the progress it told of."""
+"""The steps of REPLICATE, RESET and COMPLETE: what was done and how long it took."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ SELECT s.subenabled AS enabled,
     (SELECT extract(epoch FROM clock_timestamp() - max(w.last_msg_receipt_time)) * 1000
      FROM pg_stat_subscription w WHERE w.subid = s.oid AND w.relid IS NULL)::float8 AS last_message_age_ms,
     (SELECT count(*) FROM pg_subscription_rel r WHERE r.srsubid = s.oid) AS tables_total,
-    (SELECT coalesce(array_agg(r.srrelid::regclass::text ORDER BY r.srrelid::regclass::text), '{{}}') FROM pg_subscription_rel r
+    (SELECT coalesce(array_agg(r.srrelid::regclass::text ORDER BY r.srrelid::regclass::text), '{{}}')
+     FROM pg_subscription_rel r
      WHERE r.srsubid = s.oid AND r.srsubstate <> 'r') AS not_ready,
     (SELECT coalesce(array_agg(format('%I.%I', n.nspname, c.relname)), '{{}}') FROM pg_subscription_rel r
      JOIN pg_class c ON c.oid = r.srrelid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -44,13 +45,15 @@ _NO_ERRORS = "NULL::bigint AS apply_errors, NULL::bigint AS sync_errors, NULL::b
 # Applied (replay_lsn) runs ahead of confirmed: the apply worker commits asynchronously and confirms only
 # what its WAL writer has flushed. Only a walsender that has had an answer knows replay_lsn.
 LAG_BYTES = """
-CASE WHEN k.wal_status <> 'lost' THEN pg_wal_lsn_diff(pg_current_wal_lsn(), greatest(
-    k.confirmed_flush_lsn,
-    (SELECT w.replay_lsn FROM pg_stat_replication w WHERE w.pid = k.active_pid)))::bigint END
+CASE WHEN to_jsonb(k)->>'wal_status' IS DISTINCT FROM 'lost' THEN
+    pg_wal_lsn_diff(pg_current_wal_lsn(), greatest(
+        k.confirmed_flush_lsn,
+        (SELECT w.replay_lsn FROM pg_stat_replication w WHERE w.pid = k.active_pid)))::bigint END
 """
 
 _PUBLISHER = f"""
-SELECT k.slot_name IS NOT NULL AS slot_exists, k.active, k.wal_status, {LAG_BYTES} AS lag_bytes,
+SELECT k.slot_name IS NOT NULL AS slot_exists, k.active, to_jsonb(k)->>'wal_status' AS wal_status,
+    {LAG_BYTES} AS lag_bytes,
     (SELECT coalesce(array_agg(format('%I.%I', schemaname, tablename)), '{{}}') FROM pg_publication_tables
      WHERE pubname = $2) AS published,
     EXISTS (SELECT FROM pg_publication WHERE pubname = $2) AS publication_exists

@@ -21,7 +21,7 @@ from .publications import (
     published_tables,
     remove_marker,
 )
-from .registry import Kind, forget
+from .registry import Kind, find, forget
 from .session import ControlSession
 from .slots import SlotState, advance_slot, create_slot, drop_slot, drop_sync_slots, slot_state
 from .stream_health import StreamHealth, stream_health
@@ -101,10 +101,21 @@ async def ensure_reverse_stream(
 
 
 async def drop_stream(subscriber: ControlSession, publisher: ControlSession, names: StreamNames) -> None:
-    """Remove a stream of ours: subscription, slots, publication. Gone already is no error; can be repeated."""
+    """Remove a stream: subscription, slots, publication. Gone already is no error; it can be repeated.
+
+    An adopted stream ends here too, since what it came from no longer serves: left in place its slot would
+    keep WAL for ever, and enabled by mistake it would apply old changes. Only its publication stays, without
+    the marker.
+    """
+    adopted = await find(subscriber, Kind.ADOPTED_SUBSCRIPTION, names.subscription)
     pattern = await drop_subscription(subscriber, names.subscription)
     if pattern is not None:
         await drop_sync_slots(publisher, pattern)
     await forget(subscriber, Kind.SUBSCRIPTION, names.subscription)
     await drop_slot(publisher, names.slot)
-    await drop_publication(publisher, names.publication)
+    if adopted is None:
+        await drop_publication(publisher, names.publication)
+        return
+    await remove_marker(publisher, names.publication)
+    await forget(publisher, Kind.MARKER_PUBLICATION, names.publication)
+    await forget(subscriber, Kind.ADOPTED_SUBSCRIPTION, names.subscription)

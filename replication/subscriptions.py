@@ -74,11 +74,11 @@ async def create_subscription(
         f"slot_name = {literal(names.slot)}",
         f"copy_data = {str(copy_data).lower()}",
         f"enabled = {str(enabled).lower()}",
-        "binary = false",
         "synchronous_commit = 'off'",
     ]
     if subscriber.major >= 14:
-        options.append("streaming = on")
+        # As text, which the destination's types may read differently; and large transactions while they run.
+        options += ["binary = false", "streaming = on"]
     if subscriber.major >= 16:
         # Only changes made on the publisher itself, not those it received: no echo of the other direction.
         options.append("origin = none")
@@ -131,8 +131,8 @@ async def disable(subscriber: ControlSession, subscription: str, *, timeout_s: f
     await _alter(subscriber, subscription, "DISABLE")
     if pids := await _workers_after(subscriber, subscription, timeout_s):
         raise StreamError(
-            f'subscription "{subscription}" on "{subscriber.endpoint.name}" still has workers {timeout_s:g} s '
-            f"after it was disabled: {', '.join(map(str, pids))}"
+            f'subscription "{subscription}" on "{subscriber.endpoint.name}" still has workers '
+            f"{timeout_s:g} s after it was disabled: {', '.join(map(str, pids))}"
         )
 
 
@@ -170,23 +170,25 @@ async def drop_subscription(
 
     Its slot stays: see `slots.drop_slot`. Where table copies were not finished they left slots too; then
     the record stays as well, with the pattern of their names as `sync_slots`, until whoever has dropped them
-    (`slots.drop_sync_slots`) forgets it, and that pattern is returned. A worker that does not stop is
-    terminated. Raises StreamError.
+    (`slots.drop_sync_slots`) forgets it, and that pattern is returned. Workers are terminated, with the
+    transaction that they may be applying. Raises StreamError.
     """
     found = await find_subscription(subscriber, subscription)
     entry = await find(subscriber, Kind.SUBSCRIPTION, subscription)
     if found is None:
         return _leftovers(entry)
     await _alter(subscriber, subscription, "DISABLE")
-    for pid in await _workers_after(subscriber, subscription, timeout_s / 2):
+    for pid in await worker_pids(subscriber, subscription):
+        # As DROP SUBSCRIPTION does itself (PostgreSQL: logicalrep_worker_stop): a copy would not stop alone.
         await subscriber.fetchval("SELECT pg_terminate_backend($1)", pid)
-    if pids := await _workers_after(subscriber, subscription, timeout_s / 2):
+    if pids := await _workers_after(subscriber, subscription, timeout_s):
         raise StreamError(
             f'workers of subscription "{subscription}" on "{subscriber.endpoint.name}" do not stop: '
             f"{', '.join(map(str, pids))}"
         )
     copying = await subscriber.fetchval(
-        "SELECT EXISTS (SELECT FROM pg_subscription_rel WHERE srsubid = $1::bigint::oid AND srsubstate <> 'r')",
+        "SELECT EXISTS (SELECT FROM pg_subscription_rel "
+        "WHERE srsubid = $1::bigint::oid AND srsubstate <> 'r')",
         found.oid,
     )
     if copying:
@@ -228,6 +230,8 @@ async def _alter(subscriber: ControlSession, subscription: str, change: str) -> 
 async def _workers_after(subscriber: ControlSession, subscription: str, timeout_s: float) -> list[int]:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
-    while (pids := await worker_pids(subscriber, subscription)) and loop.time() < deadline:
+    while True:
+        pids = await worker_pids(subscriber, subscription)
+        if not pids or loop.time() >= deadline:
+            return pids
         await asyncio.sleep(_POLL_S)
-    return pids

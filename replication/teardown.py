@@ -11,15 +11,17 @@ from collections.abc import Sequence
 from . import control_schema, schema_copy
 from .adoption import release
 from .control_schema import Identity, ServingState
+from .copied_rows import remove_rows
 from .endpoint import Endpoint
 from .errors import MoveRefused, SideUnreachable
-from .publications import TableName, drop_publication
-from .registry import Kind, find, forget, recorded
+from .publications import drop_publication
+from .registry import Kind, forget, recorded
 from .session import ControlSession, ControlUnavailable, connect
 from .slots import drop_slot, drop_sync_slots
-from .sqltext import literal
 from .steps import Notify, SetupStep, StepLog, both_sides, take_lock
-from .subscriptions import disable, drop_subscription, find_subscription
+from .stream_names import StreamNames
+from .streams import drop_stream
+from .subscriptions import drop_subscription
 
 
 async def reset(source: Endpoint, destination: Endpoint, *, notify: Notify) -> list[SetupStep]:
@@ -39,11 +41,13 @@ async def reset(source: Endpoint, destination: Endpoint, *, notify: Notify) -> l
                 step.detail = f"{', '.join(released)} left as it was found" if released else "none"
             await _drop_publications(log, (here, there))
             async with log.step("data") as step:
-                step.detail = await _remove_data(there)
+                step.detail = await remove_rows(there)
             async with log.step("schema") as step:
                 mode = await schema_copy.copy_mode(there)
                 removed = await schema_copy.remove_schema(there)
-                step.detail = f"{removed} objects removed" if mode == schema_copy.COPIED else "none was copied"
+                step.detail = (
+                    f"{removed} objects removed" if mode == schema_copy.COPIED else "none was copied"
+                )
             async with log.step("control schema"):
                 await control_schema.drop(there)
                 await _leave_move(here)
@@ -66,7 +70,7 @@ async def complete(source: Endpoint, destination: Endpoint, *, notify: Notify) -
             serving, old = await _sides_of_committed_move(one, other)
             await _drop_streams(log, (serving, old))
             async with log.step("adopted subscription") as step:
-                step.detail = await _leave_adopted(one, other)
+                step.detail = await _drop_adopted((serving, old))
             await _drop_publications(log, (serving, old))
             async with log.step("fence"):
                 await old.execute("SELECT pgcutover.set_read_only(true)")
@@ -136,7 +140,9 @@ async def _sides_of_committed_move(
     for session, identity in identities:
         if identity is not None:
             _refuse_open_run(session, identity)
-    serving = [s for s, identity in identities if identity is not None and identity.state is ServingState.SERVING]
+    serving = [
+        s for s, identity in identities if identity is not None and identity.state is ServingState.SERVING
+    ]
     moved = [s for s, identity in identities if identity is not None and identity.state is ServingState.MOVED]
     if len(serving) != 1 or len(moved) != 1:
         raise MoveRefused(
@@ -183,40 +189,14 @@ async def _drop_publications(log: StepLog, sides: Sequence[ControlSession]) -> N
         step.detail = ", ".join(dropped) or "none"
 
 
-async def _remove_data(destination: ControlSession) -> str:
-    """Rows copied into tables that were there and empty before, and where their sequences stood."""
-    entry = await find(destination, Kind.DATA, "tables")
-    if entry is None:
-        return "none to remove"
-    there = await destination.fetch(
-        "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
-        "WHERE c.relkind IN ('r', 'p')"
-    )
-    present = {(row["nspname"], row["relname"]) for row in there}
-    tables = [TableName(schema, name) for schema, name in entry.detail["tables"] if (schema, name) in present]
-    if tables:
-        await destination.execute("TRUNCATE " + ", ".join(table.sql for table in tables), timeout_s=600.0)
-    for name, last_value, start_value in entry.detail["sequences"]:
-        value = start_value if last_value is None else last_value
-        await destination.execute(
-            f"SELECT setval(to_regclass({literal(name)}), {value}, {str(last_value is not None).lower()}) "
-            f"WHERE to_regclass({literal(name)}) IS NOT NULL"
-        )
-    await forget(destination, Kind.DATA, "tables")
-    return f"{len(tables)} tables emptied"
-
-
-async def _leave_adopted(one: ControlSession, other: ControlSession) -> str:
-    """A subscription that is not ours stays, disabled: what it came from no longer serves."""
-    left = []
-    for session in (one, other):
+async def _drop_adopted(sides: Sequence[ControlSession]) -> str:
+    dropped = []
+    for session, peer in (tuple(sides), tuple(reversed(sides))):
         for entry in await recorded(session, Kind.ADOPTED_SUBSCRIPTION):
-            found = await find_subscription(session, entry.name)
-            if found is not None:
-                if found.enabled:
-                    await disable(session, entry.name)
-                left.append(f'{entry.name} on "{session.endpoint.name}" (slot {entry.detail["slot"]})')
-    return f"disabled and left to you: {', '.join(left)}" if left else "none"
+            names = StreamNames(entry.detail["publication"], entry.detail["slot"], entry.name)
+            await drop_stream(session, peer, names)
+            dropped.append(entry.name)
+    return f"dropped: {', '.join(dropped)}; the publication is left" if dropped else "none"
 
 
 async def _relieve_source(log: StepLog, source: Endpoint, error: SideUnreachable) -> None:

@@ -37,9 +37,10 @@ from .session import ClientSide, Session
 
 log = structlog.get_logger("proxy")
 
-LinkCheck = Callable[[str], Awaitable[bool]]
-"""Called with a database name after a link to it was opened. True: that side serves. False: not now, open another
-one later. Raises ProxyError for a side that is not to be written to."""
+LinkCheck = Callable[[str, object], Awaitable[bool]]
+"""Called after a link was opened, with the database name and what `link_token` said before. True: that side serves,
+and did so all the time. False: this link is of no use, open another one. Raises ProxyError for a side that is not to
+be written to."""
 
 Console = Callable[[HandshakePort, ClientLogin], Awaitable[None]]
 
@@ -47,7 +48,7 @@ CANCEL_TIMEOUT_S = 10.0
 CHECK_AGAIN_S = 0.02
 
 
-async def no_check(_database: str) -> bool:
+async def no_check(_database: str, _token: object) -> bool:
     """For databases that are in no pair."""
     return True
 
@@ -62,13 +63,16 @@ class Frontend:
         self.sessions: dict[int, Session] = {}
         self.cancel_keys: dict[tuple[int, bytes], Session] = {}
         self.link_check: LinkCheck = no_check
+        self.link_token: Callable[[str], object] = lambda _database: None
         self.console: Console | None = None
         self.console_cancel: Callable[[int, bytes], object] | None = None
         self.shutting_down = False
         self.logging_in = 0
+        self._arriving = 0  # clients that are logged in and have no link yet
         self._ids = itertools.count(1)
         self._link_ids = itertools.count(1)
         self._notices: set[asyncio.Task[None]] = set()
+        self._cancels: set[asyncio.Task[bool]] = set()
 
     # -- the way in ------------------------------------------------------------------------------------------
 
@@ -94,11 +98,19 @@ class Frontend:
 
     async def _begin(self, port: HandshakePort, login: ClientLogin) -> None:
         try:
-            route = self._route(login)
-            link = await self._open_for_client(port, route, login)
+            self._check_room()  # again: others may have logged in at the same time
+            self._arriving += 1
+            try:
+                route = self._route(login)
+                link = await self._open_for_client(port, route, login)
+            finally:
+                self._arriving -= 1
         except ProxyError as error:
             raw = getattr(error, "raw_error", None)
             port.write(raw if isinstance(raw, bytes) and raw else messages.error_bytes(error))
+            raise
+        except asyncio.CancelledError:
+            port.write(messages.error_bytes(AdminShutdown()))
             raise
         # No await between the check of the link and this: a run that waits for `logging_in` to be zero must
         # find every link either not there at all or among the sessions.
@@ -111,11 +123,17 @@ class Frontend:
         """Asked before authentication: the operator gets in when applications do not."""
         if database == self.config.admin.name:
             return None
-        if self.shutting_down:
-            return CannotConnectNow("the database system is shutting down")
-        if len(self.sessions) >= self.config.general.max_client_conn:
-            return TooManyConnections()
+        try:
+            self._check_room()
+        except ProxyError as error:
+            return error
         return None
+
+    def _check_room(self) -> None:
+        if self.shutting_down:
+            raise _shutting_down()
+        if len(self.sessions) + self._arriving >= self.config.general.max_client_conn:
+            raise TooManyConnections()
 
     def _route(self, login: ClientLogin) -> Route:
         route = self.routes.get(login.database)
@@ -136,6 +154,10 @@ class Frontend:
             if not route.logins_open.is_set() or self._full(route):
                 continue
             link = await self._open_checked(route, login)
+            if link is not None and self.shutting_down:
+                link.close()
+                self._login_over(route)
+                raise _shutting_down()
             if link is not None:
                 return link
             await self._wait_or_gone(port, route, asyncio.sleep(CHECK_AGAIN_S), wait_s, began)
@@ -148,8 +170,10 @@ class Frontend:
         route.logging_in += 1
         link: Link | None = None
         try:
+            token = self.link_token(route.name)
             link = await self.open_link(route, login)
-            if await self.link_check(route.name) and not link.lost:
+            link.awaited = True
+            if await self.link_check(route.name, token) and not link.lost:
                 return link
         except BaseException:
             if link is not None:
@@ -235,6 +259,7 @@ class Frontend:
         if session.ended or transport.is_closing():
             session.client_gone()
             return
+        link.awaited = False
         if link.opened_leftover:
             link.data_received(link.opened_leftover)
             link.opened_leftover = b""
@@ -246,6 +271,22 @@ class Frontend:
         self.cancel_keys.pop(session.key, None)
         session.route.forget(session)
         self._given_back(session.route)
+        if session.exchange.working and not session.link.lost:
+            self._cancel_orphan(session.link)
+
+    def _cancel_orphan(self, link: Link) -> None:
+        """Nobody waits any more for what this backend is doing, and it would notice that only at its end. A client
+        that sends Terminate behind its last request wants that done, and is not meant here."""
+        task = asyncio.get_running_loop().create_task(
+            send_cancel(link.target, link.backend_pid, link.cancel_key, CANCEL_TIMEOUT_S), name="cancel-orphan"
+        )
+        self._cancels.add(task)
+        task.add_done_callback(self._cancels.discard)
+
+    async def cancels_sent(self, timeout_s: float) -> None:
+        """Until the servers have been told of every request that nobody waits for."""
+        if self._cancels:
+            await asyncio.wait(tuple(self._cancels), timeout=timeout_s)
 
     # -- cancel ----------------------------------------------------------------------------------------------
 
@@ -281,9 +322,14 @@ class Frontend:
                 continue
             route.target = link_target(database)
             route.pool_size = config.pool_size(database)
+            self._given_back(route)  # there may be more room than before
 
     def target_of(self, name: str) -> LinkTarget:
         return self.routes[name].target
+
+
+def _shutting_down() -> CannotConnectNow:
+    return CannotConnectNow("the database system is shutting down")
 
 
 async def _notify(route: Route) -> None:

@@ -9,11 +9,15 @@ from __future__ import annotations
 import asyncio
 import time
 
+import structlog
+
 from config.model import General
 
 from ..errors import IdleInTransactionTimeout, IdleTimeout, ProxyError, QueryTimeout, QueryWaitTimeout
 from .frontend import Frontend
 from .session import Session
+
+log = structlog.get_logger("proxy")
 
 SWEEP_S = 0.25
 
@@ -26,6 +30,7 @@ async def sweep_for_ever(frontend: Frontend) -> None:
         for session in tuple(frontend.sessions.values()):
             error = overdue(session, general, now)
             if error is not None:
+                log.info("client_timed_out", client=session.id, sqlstate=error.sqlstate, reason=error.message)
                 session.refuse(error)
 
 

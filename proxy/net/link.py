@@ -16,6 +16,7 @@ from ..errors import ProxyError, ServerUnreachable
 from ..session.replay import CloseNamed, Item, ParseNamed
 from ..wire import messages
 from .link_login import LinkTarget, OpenedLink
+from .port import LINGER_S, close_within
 
 if TYPE_CHECKING:
     from .session import Session
@@ -60,11 +61,16 @@ class _Batch:
 
 
 class Link(asyncio.Protocol):
-    """One backend of ours. `session` is the client it serves, None for a twin that waits for its swap."""
+    """One backend of ours. `session` is the client it serves, None for a twin that waits for its swap.
+
+    `awaited`: a client is about to take it; until then `opened_leftover` keeps what the server sends.
+    """
 
     __slots__ = (
         "_batch",
+        "_early",
         "_loop",
+        "awaited",
         "backend_pid",
         "cancel_key",
         "closed",
@@ -98,6 +104,8 @@ class Link(asyncio.Protocol):
         self.lost = False
         self.closed = False
         self.opened_leftover = opened.leftover
+        self.awaited = False
+        self._early = b""
         self._batch: _Batch | None = None
         self._loop = asyncio.get_running_loop()
         self.transport.set_protocol(self)
@@ -111,7 +119,7 @@ class Link(asyncio.Protocol):
             return
         session = self.session
         if session is None:
-            self._unasked(data)
+            self._came_early(data)
             return
         exchange = session.exchange
         exchange.server(data)
@@ -145,7 +153,7 @@ class Link(asyncio.Protocol):
         self.closed = True
         if not self.lost:
             self.transport.write(messages.TERMINATE)
-            self.transport.close()
+            close_within(self.transport, LINGER_S)
 
     def abort(self) -> None:
         self.closed = True
@@ -192,6 +200,7 @@ class Link(asyncio.Protocol):
             raise LinkLost("the link is not free")
         done: asyncio.Future[list[Answer]] = self._loop.create_future()
         self._batch = _Batch(expected, done)
+        self._batch.buffer, self._early = self._early, b""
         self.transport.write(message)
         try:
             async with asyncio.timeout(timeout_s):
@@ -238,8 +247,32 @@ class Link(asyncio.Protocol):
         elif kind in (_NOTIFICATION, _PARAMETER_STATUS):
             self._unasked(whole)
 
+    def serve(self, session: Session) -> None:
+        """From now on what the server sends is for this session; the head of a message may be here already."""
+        self.session = session
+        early, self._early = self._early, b""
+        if early:
+            self.data_received(early)
+
+    def _came_early(self, data: bytes) -> None:
+        """What a server sends of itself while nobody uses the link. A client that is still on its way gets it
+        afterwards; for a twin only changed parameters matter."""
+        if self.awaited:
+            self.opened_leftover += data
+            return
+        data = self._early + data
+        position = 0
+        while len(data) - position >= 5:
+            end = position + 1 + int.from_bytes(data[position + 1 : position + 5], "big")
+            if end > len(data):
+                break
+            if data[position] == _PARAMETER_STATUS:
+                self._unasked(data[position:end])
+            position = end
+        self._early = data[position:]
+
     def _unasked(self, data: bytes) -> None:
-        """Messages a server sends of itself: kept for a twin, passed on for a client's link."""
+        """One message a server sends of itself: kept for a twin, passed on for a client's link."""
         if data[0] == _PARAMETER_STATUS:
             name, value = messages.decode_parameter_status(data[5:])
             self.parameters[name] = value

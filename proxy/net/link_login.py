@@ -340,8 +340,8 @@ class _LinkLogin:
         if isinstance(self._password, str) and self._password:
             if ScramVerifier.parse(self._password) is not None or is_md5_secret(self._password):
                 raise self._cannot(
-                    f'the server asks for a password, and for user "{self._user}" only a hash of it is configured; '
-                    "set server_password"
+                    f'the server asks for a password, and for user "{self._user}" only a hash of it is '
+                    "configured; set server_password"
                 )
             return self._password
         raise self._cannot(f'the server asks for a password, and none is configured for user "{self._user}"')

@@ -92,6 +92,9 @@ class Listener:
             addresses = await loop.getaddrinfo(
                 self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )
+        except OSError as error:
+            raise OSError(error.errno, f"cannot listen on {self._host}: {error.strerror}") from error
+        try:
             for family, _, _, _, address in dict.fromkeys(addresses):
                 self._sockets.append(self._bind_tcp(family, address))
             if self._unix_folder is not None:
@@ -146,6 +149,7 @@ class Listener:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            tune_socket(sock)  # Linux hands these options on to accepted sockets (tcp(7), socket(7))
             sock.bind((address[0], self._port, *address[2:]))
             sock.listen(self._limits.backlog)
         except OSError as error:
@@ -211,8 +215,6 @@ class Listener:
         if 0 < self._limits.max_connections <= len(self._tasks):
             _turn_away(connection)
             return
-        with contextlib.suppress(OSError):  # the peer may have gone already; that shows in a moment
-            tune_socket(connection)
         task = asyncio.get_running_loop().create_task(self._serve(connection))
         task.set_name(f"client connection {connection.fileno()}")
         self._tasks.add(task)

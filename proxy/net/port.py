@@ -26,6 +26,9 @@ KEEPALIVE_IDLE_S: Final = 60
 KEEPALIVE_INTERVAL_S: Final = 10
 KEEPALIVE_PROBES: Final = 6
 
+LINGER_S: Final = 30.0
+"""How long a peer that does not read may keep a connection from closing; the kernel gives orphans about as long."""
+
 Address = tuple[str, int]
 T = TypeVar("T")
 
@@ -39,6 +42,13 @@ def tune_socket(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+
+
+def close_within(transport: asyncio.Transport, linger_s: float) -> None:
+    """Send what is queued, then close; whatever a peer has not taken by then is dropped."""
+    transport.close()
+    if transport.get_write_buffer_size():
+        asyncio.get_running_loop().call_later(linger_s, transport.abort)
 
 
 class HandshakePort(asyncio.Protocol):

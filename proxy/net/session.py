@@ -21,6 +21,7 @@ from ..session.capture import SessionState
 from ..session.exchange import Exchange
 from ..wire import messages
 from .client_login import ClientLogin
+from .port import LINGER_S, close_within
 
 if TYPE_CHECKING:
     from .link import Link
@@ -323,7 +324,7 @@ class Session:
             self.client_transport.resume_reading()
 
     def pause_link(self, pause: bool) -> None:
-        if self.link.lost:
+        if self.link.lost or self.ended:
             return
         if pause:
             self.link_transport.pause_reading()
@@ -346,8 +347,9 @@ class Session:
         self.end()
 
     def refuse(self, error: ProxyError) -> None:
-        """Tell the client why, and end."""
-        if not self.ended and not self.client_transport.is_closing():
+        """Tell the client why, and end. In the middle of a message of the server there is no place to say it."""
+        tell = self.exchange.between_messages and not self.ended
+        if tell and not self.client_transport.is_closing():
             self.client_transport.write(messages.error_bytes(error))
         self.end()
 
@@ -357,7 +359,7 @@ class Session:
         self.ended = True
         self.held.clear()
         if not self.client_transport.is_closing():
-            self.client_transport.close()
+            close_within(self.client_transport, LINGER_S)
         self.link.close()
         if self.twin is not None:
             self.twin.close()
@@ -376,7 +378,6 @@ class Session:
         self.twin = None
         self.link = twin
         self.link_transport = twin.transport
-        twin.session = self
         self.twin_state = SessionState()
         self.dirty = True
         self.exchange.reset()
@@ -388,6 +389,7 @@ class Session:
         self.told = dict(twin.parameters)
         if changed:
             self.client_transport.write(changed)
+        twin.serve(self)
         if twin.lost:
             self.link_lost(twin)
         return old

@@ -42,6 +42,11 @@ _READY, _COPY_IN, _COPY_BOTH, _ERROR = 0x5A, 0x47, 0x57, 0x45  # Z G W E
 _COMMAND_COMPLETE, _PARAMETER_STATUS = 0x43, 0x53  # C S
 _SEEN_FROM_SERVER = frozenset((_READY, _COPY_IN, _COPY_BOTH, _ERROR, _COMMAND_COMPLETE, _PARAMETER_STATUS))
 
+_WHOLE_BYTES = 8192
+"""Server messages that are looked at are seen whole up to this length; all that matter are short."""
+_WHOLE_PARAMETER_BYTES = 1024 * 1024
+"""The exception: search_path is reported since PostgreSQL 18, and it has no limit."""
+
 _OWED_ALONE = 0  # Query or FunctionCall
 _OWED_SYNC = 1  # a Sync that ends extended-query messages
 _OWED_BARE_SYNC = 2  # a Sync with nothing before it since the last one
@@ -141,6 +146,16 @@ class Exchange:
             or self._client_head
             or self.broken
         )
+
+    @property
+    def between_messages(self) -> bool:
+        """The server's last message has been passed on whole; one of ours may follow it."""
+        return not (self._server_skip or self._server_head)
+
+    @property
+    def working(self) -> bool:
+        """The server may be running something for a client that has not said goodbye."""
+        return bool(self._owed or self.unsynced) and not self.broken
 
     @property
     def owed(self) -> int:
@@ -265,7 +280,8 @@ class Exchange:
             )
             end = position + 1 + length
             if kind in _SEEN_FROM_SERVER:
-                if end > size and kind != _COPY_IN and length <= 8192:
+                limit = _WHOLE_PARAMETER_BYTES if kind == _PARAMETER_STATUS else _WHOLE_BYTES
+                if end > size and kind != _COPY_IN and length <= limit:
                     break  # these are short; wait for the rest, so that their content is seen whole
                 if kind == _READY:
                     self._ready(data[position + 5])
@@ -275,7 +291,7 @@ class Exchange:
                 elif kind == _ERROR:
                     self.errors += 1
                     self.copy_in = False
-                elif kind == _PARAMETER_STATUS:
+                elif kind == _PARAMETER_STATUS and end <= size:
                     self.on_parameter(data[position + 5 : end])
                 elif kind == _COPY_IN:
                     self._copy_in_begins()

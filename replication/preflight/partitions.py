@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .fragments import RELATIONS, some, users_schema
 from .model import CheckContext, Finding, Severity, Where
+from .publication import publications
 from .registry import check
 from .snapshot import snapshots
 
@@ -48,12 +49,10 @@ async def check_partitions(context: CheckContext) -> list[Finding]:
 
 
 async def _published_via_root(context: CheckContext) -> bool:
-    if context.publication is None:
-        return False
     return bool(
         await context.source.fetchval(
-            "select coalesce(bool_or(pubviaroot), false) from pg_publication where pubname = $1",
-            context.publication,
+            "select coalesce(bool_or(pubviaroot), false) from pg_publication where pubname = any ($1)",
+            await publications(context),
         )
     )
 

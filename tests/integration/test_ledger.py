@@ -150,8 +150,7 @@ async def test_an_id_given_twice_is_found(damaged: _Damaged) -> None:
 async def test_a_sequence_that_fell_behind_is_found(damaged: _Damaged) -> None:
     """No id repeats here: the gap was free. Only the order of one client's own writes shows it."""
     verdict = await damaged.after(
-        "UPDATE ledger SET id = -1"
-        " WHERE client = 1 AND n = (SELECT max(n) FROM ledger WHERE client = 1)"
+        "UPDATE ledger SET id = -1 WHERE client = 1 AND n = (SELECT max(n) FROM ledger WHERE client = 1)"
     )
     assert verdict.wrong_ids == 1
 

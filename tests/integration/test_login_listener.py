@@ -14,7 +14,7 @@ import pytest
 
 from proxy.errors import InvalidAuthorization
 from proxy.net.listener import Listener, ListenerLimits, OnConnection
-from proxy.net.port import HandshakePort
+from proxy.net.port import KEEPALIVE_IDLE_S, HandshakePort
 from proxy.wire import messages
 from tests.support.loops import both_loops
 from tests.support.wait import eventually
@@ -68,7 +68,7 @@ async def test_each_connection_has_a_task_that_ends_with_it() -> None:
 
 @both_loops
 async def test_client_sockets_do_not_delay_and_notice_a_vanished_peer() -> None:
-    options: list[tuple[int, int]] = []
+    options: list[tuple[int, int, int]] = []
 
     async def look(port: HandshakePort) -> None:
         sock = port.transport.get_extra_info("socket")
@@ -76,6 +76,7 @@ async def test_client_sockets_do_not_delay_and_notice_a_vanished_peer() -> None:
             (
                 sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY),
                 sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+                sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
             )
         )
 
@@ -83,7 +84,7 @@ async def test_client_sockets_do_not_delay_and_notice_a_vanished_peer() -> None:
         reader, writer = await dial(listener)
         assert await reader.read() == b""  # a port that was not detached is closed when its handler returns
         await hang_up(writer)
-    assert options == [(1, 1)]
+    assert options == [(1, 1, KEEPALIVE_IDLE_S)]
 
 
 @both_loops
@@ -261,6 +262,13 @@ async def test_a_unix_socket_that_a_dead_process_left_is_replaced(tmp_path: Path
         again.close()
         again.cancel()
         await again.wait_closed()
+
+
+@both_loops
+async def test_a_host_that_does_not_exist_is_named() -> None:
+    listener = Listener("no-such-host.invalid", 0, None, echo)
+    with pytest.raises(OSError, match=r"cannot listen on no-such-host\.invalid: "):
+        await listener.start()
 
 
 @both_loops

@@ -62,6 +62,21 @@ async def test_t04_a_publication_that_is_not_there(pair: Pair) -> None:
     assert _brief(await check(context, "T04")) == [(BLOCK, "source: nothing")]
 
 
+async def test_t04_an_adopted_subscription_may_take_several_publications(pair: Pair) -> None:
+    await pair.both_sql(_SCHEMA)
+    await pair.source_sql("create publication one for table t; create publication two for table u")
+    await pair.destination_sql(
+        "create subscription adopted connection 'host=nowhere' publication one, two with (connect = false)"
+    )
+    context = await make_context(pair, Phase.ARM, publication="one", subscription="adopted")
+    assert await check(context, "T04", "T05", "T06") == []
+    await pair.source_sql("alter publication two set (publish = 'insert')")
+    await pair.source_sql("alter publication one drop table t")
+    findings = await check(context, "T04", "T05")
+    assert _brief(findings)[0] == (BLOCK, "source: public.t")
+    assert set(_brief(findings)[1:]) == {(BLOCK, "source: two")}
+
+
 async def test_t05_operations_that_are_left_out(pair: Pair) -> None:
     context = await _published(
         pair, f"create publication {PUBLICATION} for all tables with (publish = 'insert, update')"

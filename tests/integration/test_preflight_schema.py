@@ -457,17 +457,17 @@ async def test_x01_another_version(pair: Pair) -> None:
     assert "0.1 here" in finding.finding
 
 
-@pytest.mark.parametrize(
-    ("side", "extension", "severity"),
-    [("source", "citus", BLOCK), ("source", "pg_partman", WARN), ("source", "pg_cron", WARN)],
-)
-async def test_x02_extensions_that_act_by_themselves(
-    pair: Pair, side: str, extension: str, severity: Severity
-) -> None:
-    await _pretend_extension(pair, side, extension)
+async def test_x02_extensions_that_act_by_themselves(pair: Pair) -> None:
     await pair.both_sql("create schema cron; create table cron.job (active boolean)")
-    (finding,) = await check(await make_context(pair), "X02")
-    assert (finding.severity, finding.object) == (severity, f"{side}: {extension}")
+    await _pretend_extension(pair, "source", "citus", oid=99997)
+    await _pretend_extension(pair, "source", "pg_partman", oid=99998)
+    await _pretend_extension(pair, "source", "pg_cron")
+    findings = await check(await make_context(pair), "X02")
+    assert [(f.severity, f.object) for f in findings] == [
+        (BLOCK, "source: citus"),
+        (WARN, "source: pg_cron"),
+        (WARN, "source: pg_partman"),
+    ]
 
 
 async def test_x02_jobs_that_run_on_the_destination(pair: Pair) -> None:
@@ -479,10 +479,10 @@ async def test_x02_jobs_that_run_on_the_destination(pair: Pair) -> None:
     assert "1 jobs" in finding.finding
 
 
-async def _pretend_extension(pair: Pair, side: str, name: str) -> None:
+async def _pretend_extension(pair: Pair, side: str, name: str, oid: int = 99999) -> None:
     """A row in the catalogue, for extensions that the servers of the tests do not come with."""
     run = pair.source_sql if side == "source" else pair.destination_sql
     await run(
         "insert into pg_extension (oid, extname, extowner, extnamespace, extrelocatable, extversion)"
-        f" values (99999, '{name}', 10, 'public'::regnamespace, false, '1.0')"
+        f" values ({oid}, '{name}', 10, 'public'::regnamespace, false, '1.0')"
     )

@@ -12,20 +12,19 @@ from dataclasses import asdict
 
 import pytest
 
+from replication.decision import try_lock
+from replication.errors import MoveRefused
 from tests.support.databases import Pair
 from tests.support.moves import both_schemas, cancel_at, held_lock, run_replicate, run_reset, traces
 from tests.support.rich_schema import fill, row_hashes, sequence_values
 from tests.support.wait import eventually
 
 LINES = [
-    "schema",
     "reading the schema",
     "making 4",
     "publication",
-    "replication slot",
     "subscription",
     "copy",
-    "indexes and constraints",
     "making 2",
     "sequences",
 ]
@@ -128,7 +127,10 @@ async def test_a_killed_process_leaves_nothing_that_a_new_one_cannot_take_over_o
 
 
 async def lock_is_free(pair: Pair) -> bool:
-    sql = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    sql = (
+        "SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database "
+        "WHERE locktype = 'advisory' AND datname = current_database()"
+    )
     return not await pair.source_sql(sql) and not await pair.destination_sql(sql)
 
 
@@ -158,9 +160,6 @@ async def test_indexes_that_were_made_before_an_interruption_are_kept(pair: Pair
 async def test_two_at_once_are_refused(pair: Pair) -> None:
     await pair.both_sql("CREATE TABLE t (id int PRIMARY KEY)")
     held = await pair.destination_session()
-    from replication.decision import try_lock
-    from replication.errors import MoveRefused
-
     assert await try_lock(held)
     with pytest.raises(MoveRefused, match="another command"):
         await run_replicate(pair)

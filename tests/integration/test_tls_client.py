@@ -129,7 +129,8 @@ async def test_psql(authority: Authority, channel_binding: str) -> None:
             PSQL,
             "-XAtqw",
             f"host=localhost hostaddr={greeter.host} port={greeter.port} user=alice dbname=app "
-            f"password={PASSWORD} channel_binding={channel_binding} sslmode=verify-full sslrootcert={authority.path}",
+            f"password={PASSWORD} channel_binding={channel_binding} "
+            f"sslmode=verify-full sslrootcert={authority.path}",
             "-c",
             "anything",
             stdout=asyncio.subprocess.PIPE,

@@ -10,10 +10,15 @@ from replication.setup import complete, replicate, reset
 from replication.steps import SetupStep
 from tests.support.databases import Pair, run_sql
 from tests.support.rich_schema import schema_text
+from tests.support.wait import eventually
 
 
 async def run_replicate(
-    pair: Pair, *, notify: Callable[[str], None] = lambda line: None, adopt: str | None = None, slot_wait_s: float = 20
+    pair: Pair,
+    *,
+    notify: Callable[[str], None] = lambda line: None,
+    adopt: str | None = None,
+    slot_wait_s: float = 20,
 ) -> list[SetupStep]:
     steps = await replicate(
         pair.source,
@@ -79,7 +84,7 @@ async def both_schemas(pair: Pair) -> tuple[str, str]:
 
 @contextlib.asynccontextmanager
 async def held_lock(pair: Pair, key: int) -> AsyncIterator[None]:
-    """Hold an advisory lock on the destination; see `SLOW_TABLE`."""
+    """Hold an advisory lock on the destination; see `wait_for_lock_on_insert`."""
     session = await pair.destination_session()
     await session.execute("SELECT pg_advisory_lock($1)", key)
     try:
@@ -89,10 +94,31 @@ async def held_lock(pair: Pair, key: int) -> AsyncIterator[None]:
 
 
 def wait_for_lock_on_insert(table: str, key: int) -> str:
-    """DDL for the destination: every insert into `table`, by a table copy too, first needs an advisory lock."""
+    """DDL for the destination: each insert into `table`, by a table copy too, needs an advisory lock first."""
     return f"""
     CREATE FUNCTION public.wait_{key}() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog
         AS $$ BEGIN PERFORM pg_advisory_xact_lock({key}); RETURN NEW; END $$;
     CREATE TRIGGER wait BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION public.wait_{key}();
     ALTER TABLE {table} ENABLE ALWAYS TRIGGER wait;
     """
+
+
+async def replicated_by_hand(pair: Pair, publication: str = "FOR TABLE t", name: str = "byhand") -> None:
+    """What an operator has done before: publication, slot and subscription, with its copy done."""
+    await pair.both_sql("CREATE TABLE IF NOT EXISTS t (id int PRIMARY KEY)")
+    slot = f"{name}_{pair.database}"
+    await pair.source_sql("INSERT INTO t VALUES (1)")
+    await pair.source_sql(f"CREATE PUBLICATION {name} {publication}")
+    await pair.source_sql("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", slot)
+    await pair.destination_sql(
+        f"CREATE SUBSCRIPTION {name} CONNECTION $${pair.source.replication_conninfo()}$$ PUBLICATION {name} "
+        f"WITH (create_slot = false, slot_name = '{slot}')"
+    )
+    await arrived(pair, 1)
+
+
+async def arrived(pair: Pair, count: int) -> None:
+    async def there() -> bool:
+        return len(await pair.destination_sql("SELECT FROM t")) == count
+
+    await eventually(there, f"{count} rows on the destination")

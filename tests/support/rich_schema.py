@@ -1,4 +1,4 @@
-"""A schema with one of everything that a copy has to get right, its data, and comparisons of two databases."""
+"""A schema with one of everything that a copy has to get right, its data, and comparisons of two sides."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from replication.endpoint import Endpoint
 from replication.session import ControlSession
-from tests.support.databases import Pair, run_sql
+from tests.support.databases import Pair
 
 LONG = "a_very_long_name_that_uses_all_of_the_sixty_three_bytes_allowed"
 
@@ -57,7 +57,8 @@ ALTER TABLE app.by_index REPLICA IDENTITY USING INDEX by_index_a;
 CREATE TABLE "Weird Schema"."Ta ble; ""q""" ("Id" int PRIMARY KEY, "sel""ect" text, {LONG} int);
 CREATE TABLE public.{LONG} (id int PRIMARY KEY, big text);
 CREATE UNLOGGED TABLE app.scratch (id int);
-CREATE VIEW app.v AS SELECT c.*, count(*) FROM app.customer c JOIN app.orders o ON o.customer = c.id GROUP BY c.id;
+CREATE VIEW app.v AS SELECT c.*, count(*) FROM app.customer c JOIN app.orders o ON o.customer = c.id
+    GROUP BY c.id;
 CREATE MATERIALIZED VIEW app.mv AS SELECT customer, count(*) AS n FROM app.orders GROUP BY 1;
 CREATE UNIQUE INDEX ON app.mv (customer);
 CREATE MATERIALIZED VIEW app.mv_on_mv AS SELECT sum(n) AS n FROM app.mv;
@@ -102,7 +103,8 @@ REFRESH MATERIALIZED VIEW app.mv_on_key;
 '''
 
 _TABLES = """
-SELECT format('%I.%I', n.nspname, c.relname) AS name, c.relkind = 'm' AS is_view FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+SELECT format('%I.%I', n.nspname, c.relname) AS name, c.relkind = 'm' AS is_view
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'm') AND c.relpersistence = 'p' AND c.relispopulated AND c.oid >= 16384
   AND n.nspname NOT IN ('information_schema', 'pgcutover') ORDER BY 1
 """
@@ -117,7 +119,7 @@ async def fill(pair: Pair) -> None:
 
 
 async def row_hashes(pair: Pair, side: str, *, views: bool = False) -> dict[str, tuple[int, str]]:
-    """Of every permanent table, with `views` of filled materialized views too: number and hash of the rows."""
+    """Of every permanent table, with `views` of filled materialized views too: count and hash of the rows."""
     session = await _session(pair, side)
     result = {}
     for table in await session.fetch(_TABLES):
@@ -150,7 +152,8 @@ async def schema_text(endpoint: Endpoint, bin_dir: Path) -> str:
     """The schema as pg_dump prints it, without pgcutover and without what differs from run to run."""
     environment = {**os.environ, "PGPASSWORD": endpoint.password or ""}
     process = await asyncio.create_subprocess_exec(
-        str(bin_dir / "pg_dump"), "--schema-only", "--exclude-schema=pgcutover", "--no-publications", "--no-subscriptions",
+        str(bin_dir / "pg_dump"), "--schema-only", "--exclude-schema=pgcutover",
+        "--no-publications", "--no-subscriptions",
         "-h", endpoint.host, "-p", str(endpoint.port), "-U", endpoint.user, "-d", endpoint.database,
         env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip

@@ -122,13 +122,15 @@ class Writers:
         assert tally == counted, "a transaction was applied in part, or twice"
 
 
-async def serving_side(pair: Pair) -> str:
-    """"source" or "destination", as the decision records say; fails unless exactly one serves."""
-    sql = "SELECT state FROM pgcutover.identity"
-    states = {
-        "source": (await pair.source_sql(sql))[0]["state"],
-        "destination": (await pair.destination_sql(sql))[0]["state"],
-    }
-    serving = [side for side, state in states.items() if state == "serving"]
-    assert len(serving) == 1, f"exactly one side must serve: {states}"
-    return serving[0]
+async def serving_side(pair: Pair, timeout_s: float = 30) -> str:
+    """"source" or "destination", as the decision records say, once exactly one side serves."""
+    states: dict[str, str] = {}
+
+    async def one_serves() -> bool:
+        sql = "SELECT state FROM pgcutover.identity"
+        states["source"] = (await pair.source_sql(sql))[0]["state"]
+        states["destination"] = (await pair.destination_sql(sql))[0]["state"]
+        return list(states.values()).count("serving") == 1
+
+    await eventually(one_serves, f"exactly one side serves: {states}", timeout_s=timeout_s, poll_s=0.2)
+    return next(side for side, state in states.items() if state == "serving")
