@@ -6,8 +6,15 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from replication.control_schema import Identity
-from replication.preflight import CheckContext, Phase, ProxiedUser, run_checks
-from replication.registry import Kind, recorded
+from replication.preflight import (
+    CheckContext,
+    ErrorBaseline,
+    Phase,
+    ProxiedUser,
+    read_error_baseline,
+    run_checks,
+)
+from replication.registry import Kind, find, record, recorded
 from replication.session import ControlSession
 from replication.streams import find_subscription
 
@@ -38,6 +45,19 @@ async def run_pair_checks(
     return sorted(found, key=lambda f: (order[f.severity], f.id, f.object))
 
 
+BASELINE = "error baseline"
+"""Kind of the registry entry with a subscription's error counters at the end of REPLICATE: errors of the copy that
+were overcome do not count against a run, later ones do."""
+
+
+async def note_baseline(pair: Pair, identity: Identity, destination: ControlSession) -> None:
+    """To be called when a stream has just been proven to work."""
+    flow = await RunStreams.load(pair.name, identity, pair.source, pair.destination, destination)
+    counters = await read_error_baseline(destination, flow.inbound.subscription)
+    if counters is not None:
+        await record(destination, BASELINE, flow.inbound.subscription, dict(counters.counters))
+
+
 async def subscribed(pair: Pair, identity: Identity, destination: ControlSession) -> bool:
     """Whether the stream that a run would drain has its subscription already."""
     flow = await RunStreams.load(pair.name, identity, pair.source, pair.destination, destination)
@@ -62,6 +82,10 @@ async def _context(
             for entry in await recorded(session, Kind.ADOPTED_SUBSCRIPTION):
                 subscriptions.add(entry.name)
     clients = pair.control.client_count(pair.source_name)
+    baseline = None
+    if subscription is not None:
+        entry = await find(destination, BASELINE, subscription)
+        baseline = ErrorBaseline(subscription, entry.detail) if entry is not None else None
     return CheckContext(
         source=source,
         destination=destination,
@@ -79,6 +103,7 @@ async def _context(
         pause_budget_ms=general.cutover_transaction_timeout,
         lag_threshold_bytes=general.cutover_traffic_stop_threshold,
         fence=general.cutover_fence,
+        baseline=baseline,
     )
 
 

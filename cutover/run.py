@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import statistics
 import time
 import uuid
@@ -25,6 +26,7 @@ from replication import decision
 from replication.control_schema import Identity, ServingState, read_identity
 from replication.sequences import SequencesMissing, SequenceSync, sequence_sync
 from replication.errors import ReplicationError
+from replication.fence_triggers import ensure_fence_triggers
 from replication.session import ControlSession, ControlUnavailable, StatementFailed, connect
 from replication.session_facts import advisory_locks, code_facts, type_maps
 
@@ -142,6 +144,8 @@ class Run:
 
     async def _after_failure(self, error: BaseException) -> None:
         """What a failure means depends on the phase alone (machine.py)."""
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
         if not isinstance(error, _EXPECTED):
             self.log.error("run broken off", error=repr(error), exc_info=not isinstance(error, asyncio.CancelledError))
         match on_failure(self._phase):
@@ -186,8 +190,8 @@ class Run:
             yield detail
             await self._failpoints.reach(f"after:{name}")
             status = "done"
-        except Exception as error:
-            detail.append(str(error))
+        except BaseException as error:
+            detail.append(str(error) or type(error).__name__)
             raise
         finally:
             self.report.steps.append(
@@ -225,6 +229,9 @@ class Run:
             sequences = await sequence_sync(sessions.source_reader, sessions.destination)
             moved = await sequences.set_all(sessions.source_reader, sessions.destination)
             detail.append(f"{len(sequences.names)} sequences, {moved} set")
+        if self.general.cutover_fence is FenceKind.TRIGGERS:
+            async with self._step("fence triggers") as detail:
+                detail.append(f"{await ensure_fence_triggers(sessions.source)} made")
         async with self._step("twins") as detail:
             await self._warm_up(sessions)
             await self._make_twins(sessions, there)
@@ -359,22 +366,38 @@ class Run:
         return min(left, most_s)
 
     async def _pause(self, sessions: Sessions, prepared: Prepared) -> None:
-        async with self._step("hold") as detail:
-            self._phase = advance(self._phase, Event.HOLD_BEGINS)
-            self._hold_began = time.monotonic()
-            drained = await self._drain()
-            detail.append(f"{drained.transactions_waited} transactions waited for")
-        trips_before = sessions.round_trips()
-        async with self._step("fence") as detail:
-            await self._raised()
-            arriving = asyncio.create_task(self._arrive(sessions, prepared), name="arrival")
-            refreshing = asyncio.create_task(self.hold.refresh(self._left_s(2.0)), name="refresh")
-            try:
-                detail.append(await self._fence(sessions))
-            except BaseException:
-                await _cancel(arriving, refreshing)
-                raise
+        """From the first stopped client to open gates. Whatever hangs in it, the limit ends it, up to the moment
+        when the commit is sent."""
+        self._phase = advance(self._phase, Event.HOLD_BEGINS)
+        self._hold_began = time.monotonic()
+        gc.disable()  # a full collection may take as long as all the rest
         try:
+            async with asyncio.timeout(self._left_s(3600.0)) as self._limit:
+                async with self._step("hold") as detail:
+                    drained = await self._drain()
+                    detail.append(f"{drained.transactions_waited} transactions waited for")
+                trips_before = sessions.round_trips()
+                moved = await self._still_and_arrived(sessions, prepared)
+                async with self._step("commit") as detail:
+                    await self._commit(sessions, moved, detail)
+                self.report.round_trips = sessions.round_trips() - trips_before
+                self._forward()
+        except TimeoutError as error:
+            raise StepFailed(
+                f"the pause reached its limit of {self.general.cutover_max_pause} ms",
+                hint="cutover_max_pause bounds it; the steps' durations show where the time went.",
+            ) from error
+        finally:
+            gc.enable()
+
+    async def _still_and_arrived(self, sessions: Sessions, prepared: Prepared) -> list[tuple[int, int, bool]]:
+        """The source is still, the destination has everything, sessions and sequences are carried over."""
+        async with asyncio.TaskGroup() as group:
+            arriving = group.create_task(self._arrive(sessions, prepared), name="arrival")
+            refreshing = group.create_task(self.hold.refresh(self._left_s(2.0)), name="refresh")
+            async with self._step("fence") as detail:
+                await self._raised()
+                detail.append(await self._fence(sessions))
             async with self._step("carry over") as detail:
                 values = await prepared.sequences.read(sessions.source_reader, self._left_s(2.0))
                 moved = prepared.sequences.moved(values)
@@ -384,13 +407,7 @@ class Run:
                 detail.append(f"{len(moved)} sequences moved, {asked} sessions asked again")
             async with self._step("arrival") as detail:
                 detail.append(await arriving)
-        except BaseException:
-            await _cancel(arriving, refreshing)
-            raise
-        async with self._step("commit") as detail:
-            await self._commit(sessions, moved, detail)
-        self.report.round_trips = sessions.round_trips() - trips_before
-        self._forward()
+        return moved
 
     async def _drain(self) -> Drained:
         if not await self.hold.close_logins(self._left_s(self.general.connect_timeout / 1000.0)):
@@ -501,6 +518,7 @@ class Run:
 
     async def _commit(self, sessions: Sessions, moved: list[tuple[int, int, bool]], detail: list[str]) -> None:
         timeout_s = self._left_s(2.0)
+        self._limit.reschedule(None)
         self._phase = advance(self._phase, Event.COMMIT_SENT)
         # From here on whatever goes wrong, even a statement that the server refused, is settled by asking.
         outcome = await decision.commit(sessions.destination, self.run_id, moved, timeout_s)

@@ -11,7 +11,7 @@ from replication.steps import SetupStep
 from replication.teardown import complete, reset
 
 from .api import Finding, MoveError, Notify, Severity, StepRow
-from .checks import run_pair_checks, subscribed
+from .checks import note_baseline, run_pair_checks, subscribed
 from .pair import Pair
 
 
@@ -32,6 +32,10 @@ async def replicate_pair(pair: Pair, notify: Notify) -> list[StepRow]:
         ),
         offset_ms=(time.monotonic() - began) * 1000.0 if row else 0.0,
     )
+    async with pair.sessions() as (source, destination):
+        identity = await read_identity(source)
+        if identity is not None:
+            await note_baseline(pair, identity, destination)
     await _learn_epoch(pair)
     return [*row, *rows]
 

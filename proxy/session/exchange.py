@@ -13,11 +13,22 @@ one of them the session is `unsynced` until its Sync is sent.
 COPY FROM STDIN is the exception to "each Sync is answered": while the server reads copy data it ignores Sync
 and Flush (backend/commands/copyfromparse.c, CopyGetData). Drivers that run COPY through the extended protocol
 send Execute and Sync in one go, so that first Sync vanishes and the one after CopyDone is answered. When
-CopyInResponse arrives, the Syncs that follow the Execute without any other message between are therefore taken
-off the queue, and Syncs sent before CopyDone or CopyFail are not put on it.
+CopyInResponse arrives, the Syncs that follow the Execute without any other message between are therefore
+taken off the queue, and Syncs sent before CopyDone or CopyFail are not put on it. A COPY that fails before it
+has read anything (a statement trigger, a view as the target) leaves such a Sync to be answered after all: a
+stray ReadyForQuery. Nothing announces it. But a request is always answered with something before its own
+ReadyForQuery, so while a stray one can still come, one with nothing before it is taken for that.
+
+Parse without Sync. Drivers (asyncpg among them) prepare with Parse, Describe, Flush and stop there, possibly
+for hours. Once such a batch is answered, a Sync of the proxy's own ends it and changes nothing for the client:
+no portal exists, nothing has run. `prepared_only` says when that is so. After an error it is not, because the
+server then skips what the client sends until the client's own Sync.
 
 Errors of judgement are allowed in one direction only: a session may be thought busy while it is quiet (the
-run then waits and names it), never the reverse.
+run then waits and names it), never the reverse. Known ones: a Query that the server skips after an error in
+extended-query messages without a Sync; a COPY whose data are sent without waiting for CopyInResponse, in a
+pipeline. The exception: between the ReadyForQuery of a failed COPY and the stray one behind it a session is
+taken for quiet; whoever asks the backend just then has to recognise the stray one (net/link.py).
 
 Splitting. While a gate drains, the relay forwards one request at a time (`unit_length`) and decides anew
 after its ReadyForQuery; so a pipeline cannot run past a gate.
@@ -34,22 +45,38 @@ FAILED = 0x45  # 'E'
 
 _QUERY, _SYNC, _FUNCTION_CALL = 0x51, 0x53, 0x46  # Q S F
 _PARSE, _BIND, _DESCRIBE, _EXECUTE, _CLOSE = 0x50, 0x42, 0x44, 0x45, 0x43  # P B D E C
+_RUN, _ABOUT = frozenset((_BIND, _EXECUTE)), frozenset((_DESCRIBE, _CLOSE))
+_STATEMENT = 0x53  # S, the kind of thing that a Describe or Close names
 _COPY_DONE, _COPY_FAIL = 0x63, 0x66  # c f
+_COPY_ENDS = frozenset((_COPY_DONE, _COPY_FAIL))
 _TERMINATE = 0x58  # X
-_EXTENDED = frozenset((_PARSE, _BIND, _DESCRIBE, _EXECUTE, _CLOSE))
 
 _READY, _COPY_IN, _COPY_BOTH, _ERROR = 0x5A, 0x47, 0x57, 0x45  # Z G W E
 _COMMAND_COMPLETE, _PARAMETER_STATUS = 0x43, 0x53  # C S
 _SEEN_FROM_SERVER = frozenset((_READY, _COPY_IN, _COPY_BOTH, _ERROR, _COMMAND_COMPLETE, _PARAMETER_STATUS))
+# 1 3 T n: what ends the answer to a Parse, a Close, a Describe.
+_ENDS_PREPARING = frozenset((0x31, 0x33, 0x54, 0x6E))
+# At least one of these precedes the ReadyForQuery of every request: 1 2 3 C E G H I T V n s t.
+_ANSWERS = _ENDS_PREPARING | {0x32, _COMMAND_COMPLETE, _ERROR, _COPY_IN, 0x48, 0x49, 0x56, 0x73, 0x74}
+_WATCHED_FROM_SERVER = _SEEN_FROM_SERVER | _ANSWERS
+
+_TEXT_LIMIT_BYTES = 256 * 1024
+"""A statement that is split over chunks is put together for the observers up to here."""
 
 _WHOLE_BYTES = 8192
 """Server messages that are looked at are seen whole up to this length; all that matter are short."""
 _WHOLE_PARAMETER_BYTES = 1024 * 1024
 """The exception: search_path is reported since PostgreSQL 18, and it has no limit."""
 
+# Values of `unsynced`.
+_SYNCED = 0
+_UNSYNCED = 1  # extended-query messages have been sent and no Sync after them
+_UNSYNCED_BY_COPY = 2  # the Sync was sent, and COPY FROM STDIN has swallowed it
+
 _OWED_ALONE = 0  # Query or FunctionCall
 _OWED_SYNC = 1  # a Sync that ends extended-query messages
 _OWED_BARE_SYNC = 2  # a Sync with nothing before it since the last one
+_COPY_ENDED = 3  # not owed: CopyDone or CopyFail was sent before CopyInResponse was seen
 
 # CommandComplete tags that leave session state as it was, by their first three bytes (PostgreSQL:
 # src/include/tcop/cmdtaglist.h). "SELECT" may still call a function that sets something; footprint.py looks
@@ -63,17 +90,26 @@ _HARMLESS_TAGS = frozenset(
 class Exchange:
     """The state of one session's exchange. Feed it every byte that is forwarded, in order.
 
-    `on_statement` is called with the body of each Query and Parse that is seen whole, and with None for one
-    that is split over chunks; `on_tag` with the tag of a command that may have changed session state;
-    `on_parameter` with the body of each ParameterStatus.
+    `on_statement` is called with the body of each Query and Parse once it has been forwarded whole, and with
+    None for one that is too long to keep; `on_bind`, where set, likewise; `on_tag` with the tag of a command
+    that may have changed session state; `on_parameter` with the body of each ParameterStatus.
     """
 
     __slots__ = (
         "_client_head",
         "_client_skip",
+        "_copy_syncs",
+        "_due",
         "_owed",
+        "_preparing",
+        "_seen",
         "_server_head",
         "_server_skip",
+        "_stray",
+        "_stray_answered",
+        "_stray_first",
+        "_text",
+        "_text_kind",
         "broken",
         "copy_both",
         "copy_in",
@@ -107,7 +143,7 @@ class Exchange:
     def reset(self) -> None:
         """Begin anew on a fresh link."""
         self.status = IDLE
-        self.unsynced = False
+        self.unsynced = _SYNCED
         self.copy_in = False
         self.copy_both = False
         self.broken = False
@@ -116,6 +152,15 @@ class Exchange:
         self._client_head = b""
         self._server_skip = 0
         self._server_head = b""
+        self._seen = _SEEN_FROM_SERVER
+        self._preparing = False  # nothing but Parse, Describe and Close of statements since the last Sync
+        self._due = 0  # how many of those are not answered yet
+        self._copy_syncs = 0  # Syncs taken off the queue for the COPY that is under way
+        self._stray = 0  # of those, how many may be answered after all because the COPY failed
+        self._stray_answered = False  # meanwhile: something came since the last ReadyForQuery
+        self._stray_first = False  # the ReadyForQuery that ends the failed COPY has not come yet
+        self._text: bytearray | None = None  # the part seen so far of a statement that is split over chunks
+        self._text_kind = 0
 
     # -- questions ---------------------------------------------------------------------------------------
 
@@ -158,6 +203,24 @@ class Exchange:
         return bool(self._owed or self.unsynced) and not self.broken
 
     @property
+    def prepared_only(self) -> bool:
+        """Busy only because of answered Parse, Describe and Close messages that no Sync has followed."""
+        return (
+            self._preparing
+            and self._due == 0
+            and self.status == IDLE
+            and not (
+                self._owed
+                or self._stray
+                or self._client_skip
+                or self._client_head
+                or self._server_skip
+                or self._server_head
+                or self.broken
+            )
+        )
+
+    @property
     def owed(self) -> int:
         return len(self._owed)
 
@@ -167,16 +230,28 @@ class Exchange:
 
     # -- from the client ---------------------------------------------------------------------------------
 
+    def synced_for_client(self) -> None:
+        """A Sync of our own is being sent (`prepared_only`); its ReadyForQuery is to be fed to `server`."""
+        self._end_preparing()
+        self.unsynced = _SYNCED
+        self._owed.append(_OWED_BARE_SYNC)
+
     def client(self, data: bytes) -> None:
         """Bytes that are being forwarded to the server."""
+        if self.broken:
+            return
         position = 0
         size = len(data)
         if self._client_skip:
-            if self._client_skip >= size:
+            if self._text is not None:
+                self._text += data[: self._client_skip]
+            if self._client_skip > size:
                 self._client_skip -= size
                 return
             position = self._client_skip
             self._client_skip = 0
+            if self._text is not None:
+                self._text_complete()
         elif self._client_head:
             data = self._client_head + data
             self._client_head = b""
@@ -191,26 +266,52 @@ class Exchange:
                 return
             end = position + 1 + length
             if kind == _QUERY:
-                self._owed.append(_OWED_ALONE)
-                self.queries += 1
-                self.on_statement(kind, data[position + 5 : end - 1] if end <= size else None)
+                self._request_alone()
+                if end <= size:
+                    self.on_statement(kind, data[position + 5 : end - 1])
+                else:
+                    self._text_begins(kind, length, data[position + 5 :])
             elif kind == _SYNC:
                 if not self.copy_in:
                     self._owed.append(_OWED_SYNC if self.unsynced else _OWED_BARE_SYNC)
-                    self.unsynced = False
-            elif kind in _EXTENDED:
-                self.unsynced = True
-                if kind == _PARSE:
-                    self.on_statement(kind, data[position + 5 : end] if end <= size else None)
-                elif kind == _EXECUTE:
+                    self.unsynced = _SYNCED
+                    if self._preparing:
+                        self._end_preparing()
+            elif kind in _RUN:
+                self.unsynced = _UNSYNCED
+                if self._preparing:
+                    self._end_preparing()
+                if kind == _EXECUTE:
                     self.queries += 1
-                elif kind == _BIND and self.on_bind is not None:
-                    self.on_bind(data[position + 5 : end] if end <= size else None)
-            elif kind == _COPY_DONE or kind == _COPY_FAIL:
-                self.copy_in = False
+                elif self.on_bind is not None:
+                    if end <= size:
+                        self.on_bind(data[position + 5 : end])
+                    else:
+                        self._text_begins(kind, length, data[position + 5 :])
+            elif kind == _PARSE:
+                self._prepare()
+                if end <= size:
+                    self.on_statement(kind, data[position + 5 : end])
+                else:
+                    self._text_begins(kind, length, data[position + 5 :])
+            elif kind in _ABOUT:
+                if length == 4 or (position + 5 < size and data[position + 5] != _STATEMENT):
+                    self.unsynced = _UNSYNCED  # of a portal
+                    if self._preparing:
+                        self._end_preparing()
+                elif position + 5 < size:
+                    self._prepare()
+                else:
+                    break  # the byte that tells is not here yet
+            elif kind in _COPY_ENDS:
+                if self.copy_in:
+                    self.copy_in = False
+                elif (self.unsynced == _UNSYNCED and (not self._owed or self._owed[-1] != _COPY_ENDED)) or (
+                    self._owed and self._owed[-1] == _OWED_ALONE
+                ):
+                    self._owed.append(_COPY_ENDED)
             elif kind == _FUNCTION_CALL:
-                self._owed.append(_OWED_ALONE)
-                self.queries += 1
+                self._request_alone()
             elif kind == _TERMINATE:
                 self.broken = True
             position = end
@@ -218,6 +319,49 @@ class Exchange:
             self._client_skip = position - size
         elif position < size:
             self._client_head = data[position:]
+
+    def _request_alone(self) -> None:
+        """A Query or FunctionCall: it also ends what extended-query messages before it have begun."""
+        self._owed.append(_OWED_ALONE)
+        self.queries += 1
+        if self.unsynced:
+            self.unsynced = _SYNCED
+            if self._preparing:
+                self._end_preparing()
+
+    def _prepare(self) -> None:
+        """A Parse, or a Describe or Close of a statement."""
+        if not self.unsynced:
+            self.unsynced = _UNSYNCED
+            self._preparing = True
+            self._due = 1
+            self._seen = _WATCHED_FROM_SERVER
+        else:
+            self.unsynced = _UNSYNCED
+            self._due += 1
+
+    def _end_preparing(self) -> None:
+        self._preparing = False
+        if not self._stray:
+            self._seen = _SEEN_FROM_SERVER
+
+    def _text_begins(self, kind: int, length: int, part: bytes) -> None:
+        if length > _TEXT_LIMIT_BYTES:
+            self._report_text(kind, None)
+            return
+        self._text_kind = kind
+        self._text = bytearray(part)
+
+    def _text_complete(self) -> None:
+        text, self._text = self._text, None
+        if text is not None:
+            self._report_text(self._text_kind, bytes(text[:-1] if self._text_kind == _QUERY else text))
+
+    def _report_text(self, kind: int, text: bytes | None) -> None:
+        if kind != _BIND:
+            self.on_statement(kind, text)
+        elif self.on_bind is not None:
+            self.on_bind(text)
 
     def unit_length(self, data: bytes | bytearray) -> int:
         """How many of these waiting bytes belong to the request that is under way or about to begin.
@@ -240,7 +384,9 @@ class Exchange:
             position = 1 + int.from_bytes(head[1:5], "big") - len(self._client_head)
             if not copying and head[0] in (_QUERY, _SYNC, _FUNCTION_CALL):
                 return min(position, size)
-            if head[0] in (_COPY_DONE, _COPY_FAIL):
+            if head[0] in _COPY_ENDS and copying:
+                if not self.unsynced:
+                    return min(position, size)
                 copying = False
         while size - position >= 5:
             kind = data[position]
@@ -249,7 +395,7 @@ class Exchange:
                 return size
             position += 1 + length
             if copying:
-                if kind in (_COPY_DONE, _COPY_FAIL):
+                if kind in _COPY_ENDS:
                     copying = False
                     if not self.unsynced:
                         return min(position, size)
@@ -263,6 +409,7 @@ class Exchange:
         """Bytes that came from the server."""
         position = 0
         size = len(data)
+        seen = self._seen
         if self._server_skip:
             if self._server_skip >= size:
                 self._server_skip -= size
@@ -278,19 +425,28 @@ class Exchange:
             length = (
                 data[position + 1] << 24 | data[position + 2] << 16 | data[position + 3] << 8 | data[position + 4]
             )
+            if length < 4:
+                self._server_broken()
+                return
             end = position + 1 + length
-            if kind in _SEEN_FROM_SERVER:
+            if kind in seen:
                 limit = _WHOLE_PARAMETER_BYTES if kind == _PARAMETER_STATUS else _WHOLE_BYTES
                 if end > size and kind != _COPY_IN and length <= limit:
                     break  # these are short; wait for the rest, so that their content is seen whole
+                if seen is _WATCHED_FROM_SERVER:
+                    self._watch(kind)
                 if kind == _READY:
+                    if length != 5:
+                        self._server_broken()
+                        return
                     self._ready(data[position + 5])
+                    seen = self._seen
                 elif kind == _COMMAND_COMPLETE:
                     if data[position + 5 : position + 8] not in _HARMLESS_TAGS:
                         self.on_tag(data[position + 5 : end - 1])
                 elif kind == _ERROR:
-                    self.errors += 1
-                    self.copy_in = False
+                    self._error()
+                    seen = self._seen
                 elif kind == _PARAMETER_STATUS and end <= size:
                     self.on_parameter(data[position + 5 : end])
                 elif kind == _COPY_IN:
@@ -303,20 +459,84 @@ class Exchange:
         elif position < size:
             self._server_head = data[position:]
 
+    def _server_broken(self) -> None:
+        """This is not the protocol: nothing can be said of whatever follows."""
+        self.broken = True
+        self._server_skip = 1 << 62
+
     def _ready(self, status: int) -> None:
-        if self._owed:
-            self._owed.popleft()
+        self.status = status
+        self._copy_syncs = 0
+        if self._stray and self._is_stray():
+            return
         if status == IDLE:
             self.transactions += 1
-        self.status = status
-        if not self._owed:
-            self.copy_in = False
+        owed = self._owed
+        while owed and owed[0] == _COPY_ENDED:
+            owed.popleft()
+        if owed and owed.popleft() == _OWED_ALONE:
+            while owed and owed[0] == _COPY_ENDED:
+                owed.popleft()
+        if not owed:
+            self.copy_in = self.copy_both = False
 
     def _copy_in_begins(self) -> None:
-        self.copy_in = True
         owed = self._owed
-        if owed and owed[0] == _OWED_SYNC:
+        if owed and owed[0] == _OWED_ALONE:
+            if len(owed) > 1 and owed[1] == _COPY_ENDED:
+                del owed[1]
+                return
+            while len(owed) > 1 and owed[1] == _OWED_BARE_SYNC:
+                del owed[1]
+        elif owed and owed[0] == _COPY_ENDED:
             owed.popleft()
-            self.unsynced = True
+            return
+        elif owed and owed[0] == _OWED_SYNC:
+            owed.popleft()
+            self._copy_syncs = 1
             while owed and owed[0] == _OWED_BARE_SYNC:
                 owed.popleft()
+                self._copy_syncs += 1
+            if not self.unsynced:
+                self.unsynced = _UNSYNCED_BY_COPY
+        self.copy_in = True
+
+    def _error(self) -> None:
+        self.errors += 1
+        self.copy_in = False
+        if self._preparing and not self._owed:
+            self._end_preparing()  # the server skips everything up to the client's own Sync
+        if self._copy_syncs:
+            self._stray, self._copy_syncs = self._copy_syncs, 0
+            self._stray_first = self._stray_answered = True
+            self._seen = _WATCHED_FROM_SERVER
+
+    def _watch(self, kind: int) -> None:
+        if kind in _ANSWERS:
+            self._stray_answered = True
+            if kind in _ENDS_PREPARING and self._preparing and not self._owed and self._due:
+                self._due -= 1
+
+    def _is_stray(self) -> bool:
+        """Whether a ReadyForQuery that arrives while a stray one is possible is that one."""
+        answered, self._stray_answered = self._stray_answered, False
+        if not answered:
+            if self._owed and self._owed[0] == _OWED_BARE_SYNC:
+                return False  # it may be; then the one for the Sync changes nothing when it comes
+            self._no_stray(self._stray - 1)
+            return True
+        if self._stray_first:  # ends the COPY
+            self._stray_first = False
+            if self._owed:
+                return False
+            if self.unsynced == _UNSYNCED_BY_COPY:
+                self.unsynced = _SYNCED
+            self._no_stray(self._stray - 1)
+            return True
+        self._no_stray(0)  # a later request has been answered, and a stray one would have come before
+        return False
+
+    def _no_stray(self, left: int) -> None:
+        self._stray = left
+        if not left and not self._preparing:
+            self._seen = _SEEN_FROM_SERVER

@@ -48,7 +48,7 @@ async def test_for_all_tables_made_later_is_not_adopted(pair: Pair) -> None:
     await pair.source_sql("CREATE PUBLICATION everything FOR ALL TABLES")
     session = await pair.source_session()
     await control_schema.install(session, ServingState.SERVING)
-    with pytest.raises(StreamError, match='"everything".*is for all tables'):
+    with pytest.raises(StreamError, match=r'"everything".*is for all tables'):
         await add_marker(session, ["byhand", "everything"])
 
 

@@ -1,4 +1,4 @@
-"""psql cannot tell the proxy from the server: its output over tests/support/statements is the same, byte for byte."""
+"""psql cannot tell the proxy from the server: its output over tests/support/statements is the same."""
 
 from __future__ import annotations
 

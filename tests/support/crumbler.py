@@ -1,4 +1,4 @@
-"""A relay that cuts what passes into small pieces, so that messages arrive split at every place they can be."""
+"""A relay that cuts what passes into small pieces, so that messages arrive split anywhere."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from typing import Self
 
 
 class Crumbler:
-    """`async with Crumbler(host, port, seed=1) as crumbler:` then connect to `crumbler.host`, `crumbler.port`."""
+    """`async with Crumbler(host, port, seed=1) as crumbler:`, then connect to its `host` and `port`."""
 
     host = "127.0.0.1"
 
-    def __init__(self, target_host: str, target_port: int, *, seed: int, largest: int = 9) -> None:
+    def __init__(self, target_host: str, target_port: int, *, seed: int) -> None:
         self.port = 0
         self._target = (target_host, target_port)
         self._random = random.Random(seed)
-        self._largest = largest
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -58,7 +57,7 @@ class Crumbler:
         while data := await reader.read(65536):
             position = 0
             while position < len(data):
-                size = self._random.randint(1, self._largest)
+                size = self._random.randint(1, self._random.choice((6, 300)))
                 writer.write(data[position : position + size])
                 await writer.drain()
                 await asyncio.sleep(0)

@@ -94,7 +94,7 @@ async def held_lock(pair: Pair, key: int) -> AsyncIterator[None]:
 
 
 def wait_for_lock_on_insert(table: str, key: int) -> str:
-    """DDL for the destination: each insert into `table`, by a table copy too, needs an advisory lock first."""
+    """DDL for the destination: inserts into `table`, by a table copy too, need an advisory lock first."""
     return f"""
     CREATE FUNCTION public.wait_{key}() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog
         AS $$ BEGIN PERFORM pg_advisory_xact_lock({key}); RETURN NEW; END $$;

@@ -44,7 +44,7 @@ def leads_to(server: EmbeddedPostgres, database: str = "postgres", **extra: Any)
 
 
 class PlainProxy(Daemon):
-    """`databases` by the name clients ask for. Everybody in `users` may log in to each of them, without a password."""
+    """`databases` by the name clients ask for. Everybody in `users` may log in to each, without a password."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class PlainProxy(Daemon):
         self.config_path.write_text(tomli_w.dumps(config))
         self.users_path.write_text(tomli_w.dumps({"users": users}))
 
-    # -- for fixtures that outlive one event loop --------------------------------------------------------------
+    # -- for fixtures that outlive one event loop ------------------------------------------------------------
 
     def start_now(self) -> None:
         asyncio.run(self.start())
@@ -111,7 +111,7 @@ class PlainProxy(Daemon):
         if exc[0] is None:
             assert self.faults() == []
 
-    # -- what a test looks at ----------------------------------------------------------------------------------
+    # -- what a test looks at --------------------------------------------------------------------------------
 
     def whole_log(self) -> str:
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""

@@ -1,4 +1,4 @@
-"""A client that speaks the protocol by hand: it sends what a test says and keeps every byte that comes back."""
+"""A client that speaks the protocol by hand: it sends what a test says and shows what comes back."""
 
 from __future__ import annotations
 
@@ -35,8 +35,10 @@ class Message:
         return f"{chr(self.kind)}{self.body[:200]!r}"
 
 
-def startup_packet(user: str, database: str, protocol: int = PROTOCOL, **parameters: str) -> bytes:
-    pairs = {"user": user, "database": database, **parameters}
+def startup_packet(
+    user: str, database: str, parameters: Mapping[str, str] | None = None, protocol: int = PROTOCOL
+) -> bytes:
+    pairs = {"user": user, "database": database, **(parameters or {})}
     return StartupParameters(
         protocol, tuple((key.encode(), value.encode()) for key, value in pairs.items())
     ).encode()
@@ -53,7 +55,7 @@ class Wire:
 
     @classmethod
     async def open(cls, host: str, port: int, *, receive_buffer: int | None = None) -> Self:
-        """Connected, nothing sent. `receive_buffer`: a small one makes a client that does not read felt soon."""
+        """Connected, nothing sent. A small `receive_buffer` makes it felt soon that a client does not read."""
         sock = socket.socket()
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -79,7 +81,7 @@ class Wire:
     ) -> Self:
         """Logged in by trust, the greeting read."""
         wire = await cls.open(host, port, receive_buffer=receive_buffer)
-        wire.send(startup_packet(user, database, **(parameters or {})))
+        wire.send(startup_packet(user, database, parameters))
         for message in await wire.until_ready():
             if message.kind == ord("K"):
                 wire.pid, wire.key = messages.decode_backend_key(message.body)
