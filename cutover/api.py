@@ -84,7 +84,13 @@ class MoveError(Exception):
     """
 
     def __init__(
-        self, message: str, *, sqlstate: str = "55000", detail: str = "", hint: str = "", report: RunReport | None = None
+        self,
+        message: str,
+        *,
+        sqlstate: str = "55000",
+        detail: str = "",
+        hint: str = "",
+        report: RunReport | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message

@@ -65,7 +65,11 @@ async def subscribed(pair: Pair, identity: Identity, destination: ControlSession
 
 
 async def _context(
-    pair: Pair, source: ControlSession, destination: ControlSession, identity: Identity | None, own: frozenset[int]
+    pair: Pair,
+    source: ControlSession,
+    destination: ControlSession,
+    identity: Identity | None,
+    own: frozenset[int],
 ) -> CheckContext:
     general = pair.config.general
     publication = subscription = reverse = None
@@ -84,8 +88,8 @@ async def _context(
     clients = pair.control.client_count(pair.source_name)
     baseline = None
     if subscription is not None:
-        entry = await find(destination, BASELINE, subscription)
-        baseline = ErrorBaseline(subscription, entry.detail) if entry is not None else None
+        noted = await find(destination, BASELINE, subscription)
+        baseline = ErrorBaseline(subscription, noted.detail) if noted is not None else None
     return CheckContext(
         source=source,
         destination=destination,

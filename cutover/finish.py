@@ -89,7 +89,12 @@ async def _prove_way_back(at_old: ControlSession, at_new: ControlSession) -> str
 
 
 async def save_outcome(
-    run_id: uuid.UUID, outcome: decision.Outcome, report: RunReport | None, sides: Sequence[Endpoint], *, done: bool
+    run_id: uuid.UUID,
+    outcome: decision.Outcome,
+    report: RunReport | None,
+    sides: Sequence[Endpoint],
+    *,
+    done: bool,
 ) -> list[str]:
     """Write the run's last entry on both sides; returns what could not be written."""
     problems = []
@@ -142,9 +147,7 @@ async def clean_up_aborted(
                     await do(session)
         except (ControlUnavailable, StatementFailed, ReplicationError, TimeoutError) as error:
             problems.append(f'"{side.name}" could not be cleaned up yet ({error or "time-out"}); the next run will')
-    problems += await save_outcome(
-        run_id, decision.Outcome.ABORTED, report, (source, destination), done=not problems
-    )
+    problems += await save_outcome(run_id, decision.Outcome.ABORTED, report, (source, destination), done=not problems)
     if problems:
         log.warning("clean_up_incomplete", run=str(run_id), problems=problems)
     return problems

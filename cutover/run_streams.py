@@ -33,7 +33,12 @@ class RunStreams:
 
     @classmethod
     async def load(
-        cls, pair_name: str, here: Identity, source: Endpoint, destination: Endpoint, subscriber: ControlSession
+        cls,
+        pair_name: str,
+        here: Identity,
+        source: Endpoint,
+        destination: Endpoint,
+        subscriber: ControlSession,
     ) -> RunStreams:
         """The streams of a run whose source says `here`; `subscriber` is a session on the destination."""
         inbound = Direction.FORWARD if here.uuid == here.move_origin else Direction.REVERSE
@@ -51,9 +56,7 @@ class RunStreams:
 
     async def make_outbound(self, source: ControlSession, destination: ControlSession) -> str:
         """Publication and slot on the destination, a disabled subscription on the source."""
-        await streams.ensure_reverse_stream(
-            source, destination, self.destination, self.outbound, wait_s=SLOT_WAIT_S
-        )
+        await streams.ensure_reverse_stream(source, destination, self.destination, self.outbound, wait_s=SLOT_WAIT_S)
         return f'subscription "{self.outbound.subscription}" on "{source.endpoint.name}", disabled'
 
     async def at_drain_point(self, destination: ControlSession, source_major: int) -> None:

@@ -118,7 +118,9 @@ class Moves:
                     there = loaded.database(entry.source)
                     told.append(
                         f'"{entry.name}": {verdict.why}; the file is stale, "{entry.name}" leads to '
-                        f"{there.host}:{there.port}" if there is not None else ""
+                        f"{there.host}:{there.port}"
+                        if there is not None
+                        else ""
                     )
                 continue
             running = self.control.config.database(entry.source)
@@ -261,9 +263,7 @@ class Moves:
             except (ControlUnavailable, StatementFailed, ReplicationError, NotFinished) as error:
                 log.warning("finish_incomplete", pair=pair.name, run=str(record.run_id), error=str(error))
                 return False
-            problems = await save_outcome(
-                record.run_id, outcome, report, (pair.source, pair.destination), done=True
-            )
+            problems = await save_outcome(record.run_id, outcome, report, (pair.source, pair.destination), done=True)
         else:
             problems = await clean_up_aborted(record, record.run_id, report, pair.source, pair.destination, {})
         return not problems
@@ -319,7 +319,9 @@ class Moves:
             if pair is None:
                 known = ", ".join(sorted(self._pairs)) or "none"
                 raise MoveError(
-                    f'there is no pair "{name}"', sqlstate="42704", hint=f"Configured [[cutover]] pairs: {known}."
+                    f'there is no pair "{name}"',
+                    sqlstate="42704",
+                    hint=f"Configured [[cutover]] pairs: {known}.",
                 )
             return pair
         if len(self._pairs) == 1:
@@ -327,7 +329,9 @@ class Moves:
         if not self._pairs:
             raise MoveError("no [[cutover]] pair is configured", sqlstate="42704")
         raise MoveError(
-            "several pairs are configured", sqlstate="42704", hint="Name one: " + ", ".join(sorted(self._pairs)) + "."
+            "several pairs are configured",
+            sqlstate="42704",
+            hint="Name one: " + ", ".join(sorted(self._pairs)) + ".",
         )
 
     async def _exclusively(self, pair: Pair, verb: str, do: Callable[[], Awaitable[T]]) -> T:
@@ -341,7 +345,7 @@ class Moves:
                 hint="SHOW CUTOVER; tells how far it is.",
             )
         if pair.undecided:
-            raise MoveError(f'cannot {verb}: {pair.undecided}', hint="It is looked at again every second.")
+            raise MoveError(f"cannot {verb}: {pair.undecided}", hint="It is looked at again every second.")
 
         async def alone() -> T:
             async with pair.busy:
@@ -368,11 +372,17 @@ class Moves:
         try:
             async with chosen.sessions() as (source, destination):
                 identity = await read_identity(source)
-                return await run_pair_checks(
-                    chosen, source, destination, identity, own=[source.pid, destination.pid]
-                )
+                return await run_pair_checks(chosen, source, destination, identity, own=[source.pid, destination.pid])
         except ControlUnavailable as error:
-            return [Finding("N00", Severity.BLOCK, chosen.name, str(error), "Let the control user log in on both sides.")]
+            return [
+                Finding(
+                    "N00",
+                    Severity.BLOCK,
+                    chosen.name,
+                    str(error),
+                    "Let the control user log in on both sides.",
+                )
+            ]
         except ForeignIdentity as error:
             return [Finding("N01", Severity.BLOCK, chosen.name, str(error), "Remove the copied control schema.")]
 
@@ -408,7 +418,7 @@ class Moves:
         await run.finish()
         config = self.control.config
         if config.general.cutover_save_config:
-            notify(await self._save_config(run.source_name, run.destination_name))
+            notify(await self._save_config(report.source, report.destination))
         return report
 
     # -- what is known -----------------------------------------------------------------------------------------

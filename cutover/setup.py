@@ -73,9 +73,7 @@ async def reset_pair(pair: Pair, notify: Notify) -> list[StepRow]:
     return await _ending(pair, notify, reset)
 
 
-async def _ending(
-    pair: Pair, notify: Notify, verb: Callable[..., Awaitable[Sequence[SetupStep]]]
-) -> list[StepRow]:
+async def _ending(pair: Pair, notify: Notify, verb: Callable[..., Awaitable[Sequence[SetupStep]]]) -> list[StepRow]:
     rows = _rows(await verb(pair.source, pair.destination, notify=notify))
     await _learn_epoch(pair)
     return rows

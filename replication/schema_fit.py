@@ -164,7 +164,8 @@ SELECT n.nspname, c.relname, c.relreplident::text AS relreplident, c.relpersiste
     a.attname, format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull, a.attgenerated <> '' AS generated,
     a.atthasdef OR a.attidentity <> '' AS filled,
     EXISTS (SELECT FROM pg_index i
-            WHERE i.indrelid = c.oid AND i.indisvalid AND a.attnum = ANY ((i.indkey::int2[])[:i.indnkeyatts - 1])
+            WHERE i.indrelid = c.oid AND i.indisvalid
+              AND a.attnum = ANY ((i.indkey::int2[])[:i.indnkeyatts - 1])  -- not the INCLUDE columns
               AND CASE WHEN c.relreplident = 'i' THEN i.indisreplident
                        ELSE i.indisprimary AND i.indimmediate END) AS in_key
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace

@@ -1,4 +1,4 @@
-"""pg_dump and pg_restore: finding ones that are new enough, and running them.
+"""pg_dump and pg_restore: finding ones of a version that serves both servers, and running them.
 
 Passwords go by the environment, never on a command line. A run can be cancelled at any time: the program and
 the children it forks (`pg_restore --jobs`) are ended with it.
@@ -51,21 +51,38 @@ class Tools:
 
 
 async def find_tools(minimum_major: int, pg_bin_dir: str | None) -> Tools:
-    """The first usable pair of at least `minimum_major`, the newer of the two servers' versions.
+    """The programs of `minimum_major`, the newer of the two servers' versions, or the next newer ones.
 
     `pg_bin_dir` is the only place looked at where it is configured; else PATH, the places of the system's
     packages and the embedded package. Raises ToolsMissing, which says what was found where.
     """
     seen: list[str] = []
+    usable: list[Tools] = []
     for folder in [Path(pg_bin_dir)] if pg_bin_dir is not None else _folders():
         tools = await _tools_in(folder, seen)
-        if tools is not None and tools.major >= minimum_major:
-            return tools
+        if tools is not None and _serves(tools.major, minimum_major):
+            if tools.major == minimum_major:
+                return tools
+            usable.append(tools)
+    if usable:
+        return min(usable, key=lambda tools: tools.major)
+    wanted = f"{minimum_major} or newer" if _serves(minimum_major + 99, minimum_major) else _OLD_WANTED
     raise ToolsMissing(
-        f"pg_dump and pg_restore of PostgreSQL {minimum_major} or newer are needed and were not found",
+        f"pg_dump and pg_restore of PostgreSQL {wanted.format(minimum_major)} are needed and were not found",
         detail="Found: " + (listed(seen) if seen else "none") + ".",
         hint="Install the client programs of that version, or say where they are: pg_bin_dir in [replication]"
         + (f" (now {pg_bin_dir})." if pg_bin_dir is not None else "."),
+    )
+
+
+_TRANSACTION_TIMEOUT_MAJOR = 17
+_OLD_WANTED = f"{{}} up to {_TRANSACTION_TIMEOUT_MAJOR - 1}"
+
+
+def _serves(major: int, newer_server: int) -> bool:
+    """From 17 on pg_restore sets transaction_timeout on the server, which an older one refuses."""
+    return newer_server <= major and (
+        major < _TRANSACTION_TIMEOUT_MAJOR or newer_server >= _TRANSACTION_TIMEOUT_MAJOR
     )
 
 

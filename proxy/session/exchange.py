@@ -20,9 +20,9 @@ stray ReadyForQuery. Nothing announces it. But a request is always answered with
 ReadyForQuery, so while a stray one can still come, one with nothing before it is taken for that.
 
 Parse without Sync. Drivers (asyncpg among them) prepare with Parse, Describe, Flush and stop there, possibly
-for hours. Once such a batch is answered, a Sync of the proxy's own ends it and changes nothing for the client:
-no portal exists, nothing has run. `prepared_only` says when that is so. After an error it is not, because the
-server then skips what the client sends until the client's own Sync.
+for hours. Once such a batch is answered, a Sync of the proxy's own ends it and changes nothing for the
+client: no portal exists, nothing has run. `prepared_only` says when that is so. After an error it is not,
+because the server then skips what the client sends until the client's own Sync.
 
 Errors of judgement are allowed in one direction only: a session may be thought busy while it is quiet (the
 run then waits and names it), never the reverse. Known ones: a Query that the server skips after an error in
@@ -82,8 +82,7 @@ _COPY_ENDED = 3  # not owed: CopyDone or CopyFail was sent before CopyInResponse
 # src/include/tcop/cmdtaglist.h). "SELECT" may still call a function that sets something; footprint.py looks
 # at the statement text for that.
 _HARMLESS_TAGS = frozenset(
-    (b"SEL", b"INS", b"UPD", b"DEL", b"MER", b"BEG", b"STA", b"COM", b"ROL", b"SAV", b"REL", b"FET", b"MOV", b"COP")
-    + (b"EXP", b"SHO", b"ANA", b"VAC", b"TRU", b"NOT", b"LOC", b"CHE", b"REF", b"CLO", b"EXE")
+    b"SEL INS UPD DEL MER BEG STA COM ROL SAV REL FET MOV COP EXP SHO ANA VAC TRU NOT LOC CHE REF EXE".split()
 )
 
 
@@ -259,14 +258,20 @@ class Exchange:
         while size - position >= 5:
             kind = data[position]
             length = (
-                data[position + 1] << 24 | data[position + 2] << 16 | data[position + 3] << 8 | data[position + 4]
+                data[position + 1] << 24
+                | data[position + 2] << 16
+                | data[position + 3] << 8
+                | data[position + 4]
             )
             if length < 4:
                 self.broken = True  # the server will say so and close
                 return
             end = position + 1 + length
             if kind == _QUERY:
-                self._request_alone()
+                self._owed.append(_OWED_ALONE)
+                self.queries += 1
+                if self.unsynced:
+                    self._request_ends_batch()
                 if end <= size:
                     self.on_statement(kind, data[position + 5 : end - 1])
                 else:
@@ -311,7 +316,10 @@ class Exchange:
                 ):
                     self._owed.append(_COPY_ENDED)
             elif kind == _FUNCTION_CALL:
-                self._request_alone()
+                self._owed.append(_OWED_ALONE)
+                self.queries += 1
+                if self.unsynced:
+                    self._request_ends_batch()
             elif kind == _TERMINATE:
                 self.broken = True
             position = end
@@ -320,14 +328,11 @@ class Exchange:
         elif position < size:
             self._client_head = data[position:]
 
-    def _request_alone(self) -> None:
-        """A Query or FunctionCall: it also ends what extended-query messages before it have begun."""
-        self._owed.append(_OWED_ALONE)
-        self.queries += 1
-        if self.unsynced:
-            self.unsynced = _SYNCED
-            if self._preparing:
-                self._end_preparing()
+    def _request_ends_batch(self) -> None:
+        """A Query or FunctionCall also ends what extended-query messages before it have begun."""
+        self.unsynced = _SYNCED
+        if self._preparing:
+            self._end_preparing()
 
     def _prepare(self) -> None:
         """A Parse, or a Describe or Close of a statement."""
@@ -423,11 +428,11 @@ class Exchange:
         while size - position >= 5:
             kind = data[position]
             length = (
-                data[position + 1] << 24 | data[position + 2] << 16 | data[position + 3] << 8 | data[position + 4]
+                data[position + 1] << 24
+                | data[position + 2] << 16
+                | data[position + 3] << 8
+                | data[position + 4]
             )
-            if length < 4:
-                self._server_broken()
-                return
             end = position + 1 + length
             if kind in seen:
                 limit = _WHOLE_PARAMETER_BYTES if kind == _PARAMETER_STATUS else _WHOLE_BYTES
@@ -437,7 +442,8 @@ class Exchange:
                     self._watch(kind)
                 if kind == _READY:
                     if length != 5:
-                        self._server_broken()
+                        self.broken = True  # not the protocol: nothing can be said of whatever follows
+                        self._server_skip = 1 << 62
                         return
                     self._ready(data[position + 5])
                     seen = self._seen
@@ -459,11 +465,6 @@ class Exchange:
         elif position < size:
             self._server_head = data[position:]
 
-    def _server_broken(self) -> None:
-        """This is not the protocol: nothing can be said of whatever follows."""
-        self.broken = True
-        self._server_skip = 1 << 62
-
     def _ready(self, status: int) -> None:
         self.status = status
         self._copy_syncs = 0
@@ -472,11 +473,13 @@ class Exchange:
         if status == IDLE:
             self.transactions += 1
         owed = self._owed
-        while owed and owed[0] == _COPY_ENDED:
-            owed.popleft()
-        if owed and owed.popleft() == _OWED_ALONE:
-            while owed and owed[0] == _COPY_ENDED:
-                owed.popleft()
+        if owed:
+            first = owed.popleft()
+            while first == _COPY_ENDED and owed:
+                first = owed.popleft()
+            if first == _OWED_ALONE:
+                while owed and owed[0] == _COPY_ENDED:
+                    owed.popleft()
         if not owed:
             self.copy_in = self.copy_both = False
 

@@ -105,7 +105,9 @@ async def test_one_value_of_100_mb_each_way(proxy: PlainProxy) -> None:
     with Growth(proxy):
         async with await psycopg.AsyncConnection.connect(_dsn(proxy)) as connection:
             async with asyncio.timeout(BULK_DEADLINE_S):
-                cursor = await connection.execute("SELECT convert_to(repeat('0123456789', %s), 'UTF8')", [size // 10], binary=True)
+                cursor = await connection.execute(
+                    "SELECT convert_to(repeat('0123456789', %s), 'UTF8')", [size // 10], binary=True
+                )
                 (value,) = await cursor.fetchone() or (b"",)
                 assert len(value) == size
                 assert value[:10] == value[-10:] == b"0123456789"
@@ -156,9 +158,7 @@ async def test_a_client_that_does_not_read(proxy: PlainProxy, pg18: EmbeddedPost
         async with await Wire.login("127.0.0.1", proxy.port, "app", receive_buffer=64 * 1024) as wire:
             wire.writer.transport.pause_reading()  # type: ignore[attr-defined]
             wire.send(messages.query(f"SELECT repeat('x', 1000) FROM generate_series(1, {rows})"))
-            await eventually(
-                lambda: _waits_for(pg18, wire.pid, "ClientWrite"), "the server to wait for its client"
-            )
+            await eventually(lambda: _waits_for(pg18, wire.pid, "ClientWrite"), "the server to wait for its client")
             growth.check()
             assert [client["state"] for client in await proxy.clients()] == ["active"]
             wire.writer.transport.resume_reading()  # type: ignore[attr-defined]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -16,8 +18,14 @@ from replication.setup import prove_stream, replicate
 from replication.stream_health import stream_health
 from replication.stream_names import Direction, stream_names
 from replication.subscriptions import disable, enable
-from tests.support.databases import Pair
-from tests.support.moves import both_schemas, held_lock, run_replicate, wait_for_lock_on_insert
+from tests.support.databases import Pair, drop_databases, run_sql
+from tests.support.moves import (
+    both_schemas,
+    held_lock,
+    run_replicate,
+    run_reset,
+    wait_for_lock_on_insert,
+)
 from tests.support.rich_schema import LONG, fill, row_hashes, sequence_values
 from tests.support.wait import eventually
 
@@ -194,17 +202,8 @@ async def test_what_the_servers_lack_is_said_all_at_once_before_anything_is_made
 
 async def test_no_tools_that_are_new_enough(pair: Pair) -> None:
     await pair.source_sql("CREATE TABLE t (id int PRIMARY KEY)")
-    old = str(pair.source_server.bin_dir)
     with pytest.raises(ToolsMissing, match=r"PostgreSQL 18 or newer.*\(16\)"):
-        await replicate(
-            pair.source,
-            pair.destination,
-            pair.database,
-            pg_bin_dir=old,
-            copy_jobs=1,
-            adopt_subscription=None,
-            notify=lambda line: None,
-        )
+        await replicate_with(pair, pair.source_server.bin_dir)
 
 
 async def test_a_copy_that_keeps_failing_ends_with_an_error_and_goes_on_when_it_is_mended(pair: Pair) -> None:
@@ -216,3 +215,56 @@ async def test_a_copy_that_keeps_failing_ends_with_an_error_and_goes_on_when_it_
     await pair.destination_sql("ALTER TABLE t DROP CONSTRAINT never")
     await asyncio.wait_for(run_replicate(pair), 30)
     assert await row_hashes(pair, "source") == await row_hashes(pair, "destination")
+
+
+async def test_two_databases_of_one_server(pair: Pair) -> None:
+    """CREATE SUBSCRIPTION that makes its own slot would wait for itself here."""
+    await fill(pair)
+    other = f"{pair.database}_next"
+    server = pair.source_server
+    await run_sql(server, "postgres", f"CREATE DATABASE {other} TEMPLATE template0")
+    same = dataclasses.replace(
+        pair,
+        destination=dataclasses.replace(pair.source, name="destination", database=other),
+        _sessions=[],
+    )
+    try:
+        await replicate_with(same, server.bin_dir)
+        rows = await run_sql(server, other, "SELECT count(*) FROM app.orders")
+        assert rows[0][0] == 500
+        await run_reset(same)
+        assert (
+            await run_sql(server, other, "SELECT FROM pg_namespace WHERE nspname IN ('app', 'pgcutover')")
+            == []
+        )
+    finally:
+        await drop_databases([server], other)
+
+
+async def test_an_older_destination_gets_no_schema_of_a_newer_one(pair: Pair) -> None:
+    await pair.both_sql("CREATE SCHEMA app")
+    await pair.destination_sql("CREATE TABLE app.t (id int PRIMARY KEY); INSERT INTO app.t VALUES (1)")
+    back = Pair(
+        pair.destination_server,
+        pair.source_server,
+        pair.database,
+        dataclasses.replace(pair.destination, name="source"),
+        dataclasses.replace(pair.source, name="destination"),
+    )
+    with pytest.raises(SchemaRefused, match=r"older version \(16\)"):
+        await replicate_with(back, pair.destination_server.bin_dir)
+    await pair.source_sql("CREATE TABLE app.t (id int PRIMARY KEY)")
+    await replicate_with(back, pair.destination_server.bin_dir)
+    assert len(await pair.source_sql("SELECT FROM app.t")) == 1
+
+
+async def replicate_with(pair: Pair, bin_dir: Path) -> None:
+    await replicate(
+        pair.source,
+        pair.destination,
+        pair.database,
+        pg_bin_dir=str(bin_dir),
+        copy_jobs=1,
+        adopt_subscription=None,
+        notify=lambda line: None,
+    )

@@ -51,6 +51,21 @@ async def test_a_newer_one_on_the_path_is_found_behind_an_old_one(
     assert (await find_tools(99, None)).pg_dump == tmp_path / "new" / "pg_dump"
 
 
+async def test_the_very_version_is_preferred_to_a_newer_one_on_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [pair_of(tmp_path / version, version) for version in ("99.1", "98.1", "97.1")]
+    monkeypatch.setenv("PATH", os.pathsep.join([*folders, os.environ["PATH"]]))
+    assert (await find_tools(97, None)).major == 97
+    assert (await find_tools(96, None)).major == 97
+
+
+async def test_a_server_before_17_refuses_what_newer_programs_set(tmp_path: Path) -> None:
+    with pytest.raises(ToolsMissing, match=r"PostgreSQL 15 up to 16 .*\(18\)"):
+        await find_tools(15, pair_of(tmp_path / "new", "18.1"))
+    assert (await find_tools(15, pair_of(tmp_path / "ok", "16.1"))).major == 16
+
+
 async def test_two_versions_in_one_folder_and_programs_that_fail_are_not_used(tmp_path: Path) -> None:
     with pytest.raises(ToolsMissing, match="17 and 18"):
         await find_tools(17, pair_of(tmp_path / "mixed", "18.1", "17.1"))
@@ -62,7 +77,9 @@ async def test_two_versions_in_one_folder_and_programs_that_fail_are_not_used(tm
 
 async def test_the_embedded_package_is_a_last_resort(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert (await find_tools(18, None)).major >= 18
+    monkeypatch.setattr("replication.tools._SYSTEM_PATTERNS", ())
+    assert (await find_tools(18, None)).major == 18
+    assert (await find_tools(16, None)).major == 16
 
 
 def test_the_password_is_in_the_environment_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,9 +39,7 @@ def startup_packet(
     user: str, database: str, parameters: Mapping[str, str] | None = None, protocol: int = PROTOCOL
 ) -> bytes:
     pairs = {"user": user, "database": database, **(parameters or {})}
-    return StartupParameters(
-        protocol, tuple((key.encode(), value.encode()) for key, value in pairs.items())
-    ).encode()
+    return StartupParameters(protocol, tuple((key.encode(), value.encode()) for key, value in pairs.items())).encode()
 
 
 class Wire:
@@ -128,9 +126,15 @@ class Wire:
         return await self.until("Z", count, timeout_s)
 
     async def until_closed(self, timeout_s: float = DEADLINE_S) -> bytes:
-        """Everything up to the hang-up."""
+        """Everything up to the hang-up, or up to where a reset cut it off."""
+        received = bytearray()
         async with asyncio.timeout(timeout_s):
-            return await self.reader.read()
+            try:
+                while data := await self.reader.read(1 << 20):
+                    received += data
+            except ConnectionResetError:
+                pass
+        return bytes(received)
 
     async def query(self, sql: str | bytes, timeout_s: float = DEADLINE_S) -> list[Message]:
         self.send(messages.query(sql))
@@ -173,5 +177,5 @@ def split(data: bytes) -> list[Message]:
         found.append(Message(data[position], data[position + 5 : end]))
         position = end
     if position < len(data):
-        found.append(Message(0, data[position:]))
+        found.append(Message(0, data[position:]))  # the head of it included
     return found
