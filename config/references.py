@@ -126,6 +126,7 @@ def _pair(
         yield pair.problem("destination", f'is "{source}", as the source is; a move needs two databases')
     else:
         yield from _same_place(entries, pair, source, destination)
+        yield from _side_doors(entries, source, destination)
     for other in earlier:
         shared = {source, destination} & {other.text("source"), other.text("destination")}
         for name in sorted(shared - {None}, key=str):
@@ -152,6 +153,25 @@ def _same_place(
             f"{a.host}:{a.port}); one of the two entries has the wrong address"
         )
         yield pair.problem("destination", message)
+
+
+def _side_doors(entries: Entries, source: str, destination: str) -> Iterator[Problem]:
+    """Another name for a side of a pair: its clients would stay behind when the pair moves."""
+    for side_name in (source, destination):
+        side = entries.database(side_name)
+        place = _place(side) if side is not None else None
+        for entry in entries.databases:
+            if place is not None and entry.text("name") not in (source, destination) and _place(entry) == place:
+                message = (
+                    f'"{entry.text("name")}" leads to the same database as "{side_name}", which is part of a [[cutover]]; '
+                    f'its clients would stay behind when "{source}" moves, so let them ask for "{source}"'
+                )
+                yield entry.problem("host", message)
+
+
+def _place(entry: Entry[Database]) -> tuple[str, int, str] | None:
+    model = entry.sound("host", "port", "database_name")
+    return (model.host, model.port, model.server_database) if model is not None else None
 
 
 def _pair_users(entries: Entries, pair: Entry[CutoverPair]) -> Iterator[Problem]:

@@ -156,8 +156,10 @@ class Moves:
 
     async def _settle(self, pair: Pair, *, first_time: bool = False) -> str:
         """Ask both sides and act on the answer; the configuration file is only the fallback."""
-        if pair.live is not None:
-            return f'"{pair.name}": a run is under way'
+        # A verb that begins waits for the end of this (`_exclusively`): what is found here may be acted upon, and
+        # an open run that is found here is nobody's.
+        if pair.busy.locked():
+            return f'"{pair.name}": a command is under way'
         async with pair.settling:
             return await self._settle_alone(pair, first_time)
 
@@ -223,8 +225,6 @@ class Moves:
         """Look again while it is not known who serves, and finish what a run left unfinished."""
         while True:
             await asyncio.sleep(LOOK_AGAIN_S)
-            if pair.live is not None or pair.busy.locked():
-                continue
             try:
                 if pair.undecided or pair.unfinished:
                     await self._settle(pair)
@@ -348,7 +348,7 @@ class Moves:
             raise MoveError(f"cannot {verb}: {pair.undecided}", hint="It is looked at again every second.")
 
         async def alone() -> T:
-            async with pair.busy:
+            async with pair.busy, pair.settling:
                 try:
                     return await do()
                 except ControlUnavailable as error:

@@ -114,8 +114,9 @@ async def create_subscription(
         raise StreamError(
             f'subscription "{names.subscription}" could not be made on "{subscriber.endpoint.name}": {error}'
         ) from error
-    if restore:
-        await subscriber.execute(restore)
+    finally:
+        if restore and not subscriber.closed:
+            await subscriber.execute(restore)
 
 
 async def enable(subscriber: ControlSession, subscription: str) -> None:

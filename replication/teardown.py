@@ -116,7 +116,12 @@ async def _refuse_reset(source: ControlSession, destination: ControlSession) -> 
                     f'a cutover was committed: "{session.endpoint.name}" has moved',
                     hint="REVERT brings the traffic back; COMPLETE ends the move.",
                 )
-    there = await control_schema.read_identity(destination)
+    here, there = await control_schema.read_identity(source), await control_schema.read_identity(destination)
+    if here is not None and there is not None and here.move_target not in (None, there.uuid):
+        raise MoveRefused(
+            f'"{source.endpoint.name}" is part of a move, but not to "{destination.endpoint.name}"',
+            hint="Check where both names of the [[cutover]] entry lead.",
+        )
     if there is not None and there.state is ServingState.SERVING:
         raise MoveRefused(
             f'"{destination.endpoint.name}" serves: it is no destination',
@@ -144,7 +149,9 @@ async def _sides_of_committed_move(
         s for s, identity in identities if identity is not None and identity.state is ServingState.SERVING
     ]
     moved = [s for s, identity in identities if identity is not None and identity.state is ServingState.MOVED]
-    if len(serving) != 1 or len(moved) != 1:
+    successors = {identity.successor for _, identity in identities if identity is not None} - {None}
+    uuids = {identity.uuid for _, identity in identities if identity is not None}
+    if len(serving) != 1 or len(moved) != 1 or not successors <= uuids:
         raise MoveRefused(
             "there is no committed cutover to complete: "
             + ", ".join(

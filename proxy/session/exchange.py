@@ -76,7 +76,9 @@ _UNSYNCED_BY_COPY = 2  # the Sync was sent, and COPY FROM STDIN has swallowed it
 _OWED_ALONE = 0  # Query or FunctionCall
 _OWED_SYNC = 1  # a Sync that ends extended-query messages
 _OWED_BARE_SYNC = 2  # a Sync with nothing before it since the last one
-_COPY_ENDED = 3  # not owed: CopyDone or CopyFail was sent before CopyInResponse was seen
+# Not owed: CopyDone or CopyFail was sent before CopyInResponse was seen, for a Query, for an Execute.
+_COPY_ENDED_ALONE = 3
+_COPY_ENDED = 4
 
 # CommandComplete tags that leave session state as it was, by their first three bytes (PostgreSQL:
 # src/include/tcop/cmdtaglist.h). "SELECT" may still call a function that sets something; footprint.py looks
@@ -311,10 +313,11 @@ class Exchange:
             elif kind in _COPY_ENDS:
                 if self.copy_in:
                     self.copy_in = False
-                elif (self.unsynced == _UNSYNCED and (not self._owed or self._owed[-1] != _COPY_ENDED)) or (
-                    self._owed and self._owed[-1] == _OWED_ALONE
-                ):
-                    self._owed.append(_COPY_ENDED)
+                elif self.unsynced == _UNSYNCED:
+                    if not self._owed or self._owed[-1] != _COPY_ENDED:
+                        self._owed.append(_COPY_ENDED)
+                elif self._owed and self._owed[-1] == _OWED_ALONE:
+                    self._owed.append(_COPY_ENDED_ALONE)
             elif kind == _FUNCTION_CALL:
                 self._owed.append(_OWED_ALONE)
                 self.queries += 1
@@ -478,7 +481,7 @@ class Exchange:
             while first == _COPY_ENDED and owed:
                 first = owed.popleft()
             if first == _OWED_ALONE:
-                while owed and owed[0] == _COPY_ENDED:
+                while owed and owed[0] == _COPY_ENDED_ALONE:
                     owed.popleft()
         if not owed:
             self.copy_in = self.copy_both = False
@@ -486,7 +489,7 @@ class Exchange:
     def _copy_in_begins(self) -> None:
         owed = self._owed
         if owed and owed[0] == _OWED_ALONE:
-            if len(owed) > 1 and owed[1] == _COPY_ENDED:
+            if len(owed) > 1 and owed[1] == _COPY_ENDED_ALONE:
                 del owed[1]
                 return
             while len(owed) > 1 and owed[1] == _OWED_BARE_SYNC:

@@ -5,6 +5,7 @@
     startup    what a client sends before any typed message
     messages   encoders and decoders of typed messages
     md5, scram what the two password methods compute
+    saslprep   the form of a password that SCRAM computes with
     binding    the digest of a certificate that SCRAM can be bound to
 
 Rules. Bytes from outside are parsed or refused with ProtocolViolation (or FeatureNotSupported), never

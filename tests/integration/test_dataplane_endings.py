@@ -17,9 +17,15 @@ from proxy.wire.messages import SYNC, TERMINATE, bind, execute, parse, query
 from tests.support.databases import run_sql
 from tests.support.plain_proxy import PlainProxy, leads_to
 from tests.support.wait import eventually
-from tests.support.wire import Message, Wire, split
+from tests.support.wire import Message, Wire, close_all, split
 
 GONE_WITHIN_S = 5.0
+
+
+@pytest.fixture(autouse=True)
+async def nothing_left_open() -> AsyncIterator[None]:
+    yield
+    await close_all()
 
 
 @pytest.fixture(scope="module")
@@ -209,9 +215,9 @@ async def test_a_backend_is_terminated(moment: Moment, proxy: PlainProxy, pg18: 
     direct, through = heard
     if moment.event == "ClientWrite":
         # Broken off in the middle of a message; nothing else may stand there.
-        assert [m.body.strip(b"x") for m in through[:-1]] == []
-        assert through[-1].kind == 0
-        assert through[-1].body[16:].strip(b"x") == b""
+        for message in through:
+            assert message.kind == 0
+            assert message.body[16:].strip(b"x") == b""
     elif not moment.unread or direct:
         assert direct[-1].fields["C"] == "57P01"
         assert through == direct

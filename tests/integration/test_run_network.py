@@ -30,6 +30,7 @@ STEPS = [
     "commit",
 ]
 MAX_PAUSE_MS = 2000
+OUTCOME_UNKNOWN = {("arrival", "destination", "stall"), ("commit", "destination", "stall")}
 
 
 @pytest.fixture
@@ -51,11 +52,17 @@ def options(cables: dict[str, Cable], **general: object) -> DaemonOptions:
     )
 
 
+IN_THE_PAUSE = STEPS[STEPS.index("hold") :]
+QUICK = [(step, side, "cut") for step in STEPS for side in ("source", "destination")] + [
+    (step, side, "stall") for step in IN_THE_PAUSE for side in ("source", "destination")
+]
+# A side that is silent before the pause is only given up after the time-out of a call, which takes its time.
+SLOW = [(step, side, "stall") for step in STEPS if step not in IN_THE_PAUSE for side in ("source", "destination")]
 
 
-@pytest.mark.parametrize("how", ["cut", "stall"])
-@pytest.mark.parametrize("side", ["source", "destination"])
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    ("step", "side", "how"), [*QUICK, *(pytest.param(*case, marks=pytest.mark.soak) for case in SLOW)]
+)
 async def test_connection_lost(
     pair: Pair, tmp_path: Path, cables: dict[str, Cable], step: str, side: str, how: str
 ) -> None:
@@ -70,16 +77,15 @@ async def test_connection_lost(
             await eventually(Path(f"{flag}.reached").exists, f"the run reaches {step}\n{daemon.log()}", timeout_s=20)
             getattr(cables[side], how)()
             Path(f"{flag}.go").touch()
-            if side == "destination":
-                # The source is well: its clients must be served again within the limit, counted from their hold.
-                before = time.monotonic()
-                await writers.flowing(timeout_s=MAX_PAUSE_MS / 1000 + (8 if step == "commit" else 3))
-                assert step == "commit" or time.monotonic() - before < MAX_PAUSE_MS / 1000 + 2
-            if how == "cut" or side == "source" or step == "commit":
-                await asyncio.sleep(0)
             failed = False
-            if step == "commit" and side == "destination":
+            if (step, side, how) in OUTCOME_UNKNOWN:
+                # The one exception to the limit: the commit went out and nobody can know. Nobody guesses either.
+                await eventually(lambda: "not known" in daemon.log() or "outcome unknown" in daemon.log(), "doubt", 15)
                 cables[side].restore()
+            elif side == "destination":
+                # The source is well: its clients must be served again within the limit, counted from their hold.
+                await writers.flowing(timeout_s=MAX_PAUSE_MS / 1000 + 3)
+                assert writers.longest_wait_s < MAX_PAUSE_MS / 1000
             try:
                 await asyncio.wait_for(asyncio.shield(run), timeout=60)
             except asyncpg.PostgresError as error:

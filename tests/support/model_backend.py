@@ -60,8 +60,8 @@ class ModelBackend:
 
     @property
     def at_rest(self) -> bool:
-        """It has read everything and waits for a new request, outside a transaction."""
-        return not (self.inbox or self.skipping or self.implicit or self.copying) and self.status == ord("I")
+        """It waits for a new request, outside a transaction."""
+        return not (self.skipping or self.implicit or self.copying) and self.status == ord("I")
 
     # -- input ---------------------------------------------------------------------------------------------
 

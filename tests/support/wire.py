@@ -42,6 +42,15 @@ def startup_packet(
     return StartupParameters(protocol, tuple((key.encode(), value.encode()) for key, value in pairs.items())).encode()
 
 
+_open: set[Wire] = set()
+
+
+async def close_all() -> None:
+    """Whatever a test has left open, perhaps because it failed."""
+    for wire in tuple(_open):
+        await wire.close()
+
+
 class Wire:
     """One connection. Every wait has a deadline."""
 
@@ -50,6 +59,7 @@ class Wire:
         self.writer = writer
         self.pid = 0
         self.key = b""
+        _open.add(self)
 
     @classmethod
     async def open(cls, host: str, port: int, *, receive_buffer: int | None = None) -> Self:
@@ -158,6 +168,7 @@ class Wire:
         self.writer.transport.abort()
 
     async def close(self) -> None:
+        _open.discard(self)
         self.writer.close()
         try:
             async with asyncio.timeout(DEADLINE_S):

@@ -123,7 +123,7 @@ class Writers:
 
 
 async def serving_side(pair: Pair, timeout_s: float = 30) -> str:
-    """"source" or "destination", as the decision records say, once exactly one side serves."""
+    """ "source" or "destination", as the decision records say, once exactly one side serves."""
     states: dict[str, str] = {}
 
     async def one_serves() -> bool:

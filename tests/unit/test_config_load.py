@@ -700,3 +700,10 @@ def test_the_console_needs_two_sections_only() -> None:
     Path("c.toml").write_text("")
     with pytest.raises(ConfigError, match="the section is missing"):
         load_console("c.toml", {})
+
+
+def test_another_name_for_a_side_of_a_pair_is_refused() -> None:
+    database = '\n[[databases]]\nname = "side_door"\nhost = "10.0.0.5"\ndatabase_name = "app"\n'
+    found = problems(CONFIG + database)
+    assert len(found) == 1
+    assert '"side_door" leads to the same database as "app"' in found[0]

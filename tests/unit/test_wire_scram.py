@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from proxy.errors import FeatureNotSupported, InvalidAuthorization, ProtocolViolation
 from proxy.wire import md5, scram
+from proxy.wire.saslprep import saslprep
 from proxy.wire.scram import (
     MECHANISM,
     MECHANISM_PLUS,
@@ -21,7 +22,6 @@ from proxy.wire.scram import (
     WrongProof,
     derive_keys,
     mock_verifier,
-    saslprep,
 )
 
 SALT = b"0123456789abcdef"
