@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
@@ -49,6 +50,9 @@ log = structlog.get_logger("cutover")
 T = TypeVar("T")
 
 LOOK_AGAIN_S = 1.0
+LOOK_AGAIN_UNDECIDED_S = 0.2
+PATIENCE = 2.0
+"""How many times cutover_max_pause an open run of a leader that holds the run lock is left alone."""
 NEVER_CHANGED = "no control schema"
 SAVE_CONFIG = Callable[[str, str], Awaitable[str]]
 
@@ -171,7 +175,8 @@ class Moves:
                     return await self._serve(pair, verdict)
                 case recovery.Resolve():
                     try:
-                        await self._resolve(pair, verdict)
+                        if not await self._resolve(pair, verdict):
+                            return self._wait(pair, f"run {verdict.run_id} is under way in another process")
                     except (ControlUnavailable, StatementFailed) as error:
                         return self._wait(pair, str(error))
                 case recovery.Wait():
@@ -211,20 +216,30 @@ class Moves:
         self.control.keep_closed(pair.destination_name)
         return f'"{pair.name}": {why}; clients wait'
 
-    async def _resolve(self, pair: Pair, verdict: recovery.Resolve) -> None:
-        """Decide an open run as aborted where it is undecided, and act on the answer."""
+    async def _resolve(self, pair: Pair, verdict: recovery.Resolve) -> bool:
+        """Decide an open run as aborted where it is undecided. The next look acts on the outcome.
+
+        A leader that lives holds the run lock; it is left alone (False) for as long as a pause can last. After
+        that it may be frozen, and to abort by the arbiter is safe whatever it does when it wakes.
+        """
         async with await connect(pair.endpoint(verdict.destination), timeout_s=CONNECT_TIMEOUT_S) as session:
+            if not await decision.try_lock(session):
+                seen = pair.open_runs.setdefault(verdict.run_id, time.monotonic())
+                patience_s = PATIENCE * self.control.config.general.cutover_max_pause / 1000.0
+                if time.monotonic() - seen < patience_s:
+                    return False
             outcome = await decision.abort(session, verdict.run_id)
+        pair.open_runs.clear()
         log.warning("run_recovered", pair=pair.name, run=str(verdict.run_id), outcome=outcome.value)
-        if outcome is decision.Outcome.COMMITTED:
-            return  # its destination says that it serves; the next look finds it
-        async with await connect(pair.endpoint(verdict.source), timeout_s=CONNECT_TIMEOUT_S) as session:
-            await decision.release_source(session, verdict.run_id)
+        if outcome is not decision.Outcome.COMMITTED:
+            async with await connect(pair.endpoint(verdict.source), timeout_s=CONNECT_TIMEOUT_S) as session:
+                await decision.release_source(session, verdict.run_id)
+        return True
 
     async def _settle_for_ever(self, pair: Pair) -> None:
         """Look again while it is not known who serves, and finish what a run left unfinished."""
         while True:
-            await asyncio.sleep(LOOK_AGAIN_S)
+            await asyncio.sleep(LOOK_AGAIN_S if not pair.undecided else LOOK_AGAIN_UNDECIDED_S)
             try:
                 if pair.undecided or pair.unfinished:
                     await self._settle(pair)

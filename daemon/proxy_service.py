@@ -79,14 +79,19 @@ class ProxyFacts:
             by_user: dict[str, list[Session]] = defaultdict(list)
             for session in route.sessions:
                 by_user[session.login.user].append(session)
-            for user, sessions in sorted(by_user.items()):
+            arriving: dict[str, list[float]] = defaultdict(list)
+            for user, since in route.waiting.values():
+                arriving[user].append(now - since)
+            for user in sorted(by_user.keys() | arriving.keys()):
+                sessions = by_user[user]
                 busy = sum(1 for s in sessions if not s.exchange.quiet)
-                waits = [now - s.held_since for s in sessions if s.held_since]
+                held = [now - s.held_since for s in sessions if s.held_since]
+                waits = held + arriving[user]
                 rows.append(
                     PoolView(
                         database=route.name,
                         user=user,
-                        cl_active=len(sessions) - len(waits),
+                        cl_active=len(sessions) - len(held),
                         cl_waiting=len(waits),
                         sv_active=busy,
                         sv_idle=len(sessions) - busy,

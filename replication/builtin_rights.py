@@ -120,9 +120,7 @@ async def drop_default_privileges(session: ControlSession, role: str, schema: st
         schema,
         kind,
     )
-    where = f"FOR ROLE {identifier(role)}" + (
-        f" IN SCHEMA {identifier(schema)}" if schema is not None else ""
-    )
+    where = f"FOR ROLE {identifier(role)}" + (f" IN SCHEMA {identifier(schema)}" if schema is not None else "")
     objects = _DEFAULT_ACL_KINDS[kind]
     statements = [
         f"ALTER DEFAULT PRIVILEGES {where} REVOKE ALL ON {objects} FROM {grantee}"

@@ -35,9 +35,7 @@ async def record_empty_tables(session: ControlSession, tables: Sequence[TableNam
     """Call it just before the copy begins: from here on the rows in these tables are ours."""
     detail = {
         "tables": [[table.schema, table.name] for table in tables],
-        "sequences": [
-            [row["name"], row["last_value"], row["start_value"]] for row in await session.fetch(_SEQUENCES)
-        ],
+        "sequences": [[row["name"], row["last_value"], row["start_value"]] for row in await session.fetch(_SEQUENCES)],
     }
     await record(session, Kind.DATA, _NAME, detail)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .errors import CopyStalled, listed
-from .progress import summarize, table_copies
+from .progress import TableCopy, summarize, table_copies
 from .session import ControlSession
 from .stream_health import StreamHealth, stream_health
 from .stream_names import StreamNames
@@ -33,6 +33,9 @@ class _Watch:
     """What was seen last, and when it last changed."""
 
     changed_at: float
+    began_at: float
+    began_with: int | None = None
+    """Bytes that were there when we began to watch."""
     seen: tuple[object, ...] = ()
     failures: int | None = None
     ready: int = -1
@@ -52,7 +55,7 @@ async def wait_until_copied(
     Raises CopyStalled when copies keep failing, or nothing has moved for `silence_s`; ControlUnavailable.
     """
     loop = asyncio.get_running_loop()
-    watch = _Watch(changed_at=loop.time())
+    watch = _Watch(changed_at=loop.time(), began_at=loop.time())
     while True:
         asked_at = loop.time()
         health = await stream_health(destination, source, names)
@@ -69,11 +72,21 @@ async def wait_until_copied(
             raise _stalled(f"nothing has moved for {silence_s:g} s", health, destination)
         if now - watch.told_at >= _TELL_EVERY_S:
             watch.told_at = now
-            notify(str(summarize(copies)))
+            notify(str(summarize(copies, bytes_per_sec=_rate(watch, copies, now))))
             if now - watch.changed_at >= _BLOCKED_AFTER_S:
                 await _tell_who_blocks(source, notify)
         # Sizes of thousands of tables take a while to ask for: never be busy with that most of the time.
         await asyncio.sleep(max(_POLL_S, 4 * (now - asked_at)))
+
+
+def _rate(watch: _Watch, copies: list[TableCopy], now: float) -> float | None:
+    """Bytes per second since the watch began: steadier than what single tables do at the moment."""
+    copied = sum(copy.bytes for copy in copies)
+    if watch.began_with is None:
+        watch.began_with, watch.began_at = copied, now
+    if now <= watch.began_at or copied <= watch.began_with:
+        return None
+    return (copied - watch.began_with) / (now - watch.began_at)
 
 
 def _refuse_broken(health: StreamHealth, destination: ControlSession) -> None:
@@ -98,8 +111,7 @@ def _stalled(why: str, health: StreamHealth, destination: ControlSession) -> Cop
     return CopyStalled(
         f"the copy does not go on: {why}",
         detail=f"Not ready: {listed(waiting)}" if waiting else "",
-        hint=f'The reason is in the log of "{destination.endpoint.name}". Mend it and run REPLICATE again, '
-        "or RESET.",
+        hint=f'The reason is in the log of "{destination.endpoint.name}". Mend it and run REPLICATE again, or RESET.',
     )
 
 

@@ -59,11 +59,7 @@ async def refresh_materialized_views(source: ControlSession, destination: Contro
     A view can only read what existed before it, so the order of creation is an order of dependency.
     Raises SchemaRefused, which names the view.
     """
-    filled = {
-        TableName(row["nspname"], row["relname"])
-        for row in await source.fetch(_VIEWS)
-        if row["relispopulated"]
-    }
+    filled = {TableName(row["nspname"], row["relname"]) for row in await source.fetch(_VIEWS) if row["relispopulated"]}
     empty = [
         TableName(row["nspname"], row["relname"])
         for row in await destination.fetch(_VIEWS)

@@ -106,9 +106,7 @@ class CopySummary:
         return ", ".join(parts)
 
 
-async def table_copies(
-    source: ControlSession, destination: ControlSession, subscription: str
-) -> list[TableCopy]:
+async def table_copies(source: ControlSession, destination: ControlSession, subscription: str) -> list[TableCopy]:
     """The tables of a subscription (not the marker). Raises ControlUnavailable."""
     publications = await destination.fetchval(
         "SELECT subpublications FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid "
@@ -170,13 +168,16 @@ def table_copy(
     )
 
 
-def summarize(copies: list[TableCopy]) -> CopySummary:
-    """Add the tables up; the time left assumes that tables go on to be copied at the present rate."""
+def summarize(copies: list[TableCopy], *, bytes_per_sec: float | None = None) -> CopySummary:
+    """Add the tables up; the time left assumes that tables go on to be copied at the same rate.
+
+    The rate is that of the copies which run at this moment, unless the caller has measured a better one.
+    """
     done = (CopyState.READY, CopyState.CATCHING_UP)
     totals = [copy.bytes_total for copy in copies]
     total = sum(t for t in totals if t is not None) if None not in totals else None
     copied = sum(copy.bytes for copy in copies)
-    rate = sum(copy.bytes_per_sec for copy in copies if copy.bytes_per_sec is not None)
+    rate = bytes_per_sec or sum(copy.bytes_per_sec for copy in copies if copy.bytes_per_sec is not None)
     left = [
         max(0, copy.bytes_total - copy.bytes)
         for copy in copies

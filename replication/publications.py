@@ -58,9 +58,7 @@ async def publishable_tables(session: ControlSession, *, leaves_only: bool = Fal
     With `leaves_only` without partitioned parents, which hold no rows themselves.
     """
     rows = await session.fetch(_PUBLISHABLE)
-    return [
-        TableName(row["nspname"], row["relname"]) for row in rows if not (leaves_only and row["partitioned"])
-    ]
+    return [TableName(row["nspname"], row["relname"]) for row in rows if not (leaves_only and row["partitioned"])]
 
 
 async def ensure_publication(session: ControlSession, publication: str) -> list[TableName]:
@@ -182,9 +180,7 @@ async def add_marker(session: ControlSession, publications: list[str]) -> str:
             hint="ALTER PUBLICATION ... SET (publish = 'insert, update, delete, truncate')",
         )
     await record(session, Kind.MARKER_PUBLICATION, fit[0])
-    await _with_lock_timeout(
-        session, f"ALTER PUBLICATION {identifier(fit[0])} ADD TABLE {TableName(*MARKER).sql}"
-    )
+    await _with_lock_timeout(session, f"ALTER PUBLICATION {identifier(fit[0])} ADD TABLE {TableName(*MARKER).sql}")
     return str(fit[0])
 
 
@@ -192,9 +188,7 @@ async def remove_marker(session: ControlSession, publication: str) -> None:
     """Undo add_marker; nothing to do is no error. The record stays until `forget`."""
     tables = await published_tables(session, publication)
     if tables is not None and TableName(*MARKER) in tables:
-        await session.execute(
-            f"ALTER PUBLICATION {identifier(publication)} DROP TABLE {TableName(*MARKER).sql}"
-        )
+        await session.execute(f"ALTER PUBLICATION {identifier(publication)} DROP TABLE {TableName(*MARKER).sql}")
 
 
 async def _with_lock_timeout(session: ControlSession, statement: str) -> None:

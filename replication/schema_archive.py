@@ -93,9 +93,7 @@ async def dump_schema(source: Endpoint, tools: Tools, path: Path) -> None:
 async def read_contents(session: ControlSession, tools: Tools, path: Path) -> Contents:
     """The archive's table of contents, split; `session` is on the database that was dumped."""
     pre_data, post_data = [
-        parse_list(
-            await run(tools.pg_restore, ["--list", f"--section={section}", str(path)], base_environment())
-        )
+        parse_list(await run(tools.pg_restore, ["--list", f"--section={section}", str(path)], base_environment()))
         for section in ("pre-data", "post-data")
     ]
     return split_contents(pre_data, post_data, await _key_entries(session))

@@ -53,9 +53,7 @@ _DEADLOCK_ATTEMPTS = 5
 _GONE_DEADLINE_S = 30.0
 
 
-async def ensure_base(
-    source: ControlSession, destination: ControlSession, tools: Tools, notify: Notify
-) -> str:
+async def ensure_base(source: ControlSession, destination: ControlSession, tools: Tools, notify: Notify) -> str:
     """Have tables and keys on the destination; returns what was done in words.
 
     Raises SchemaRefused before anything is made where the destination cannot take it, ToolFailed.
@@ -84,9 +82,7 @@ async def ensure_base(
                 hint="Run REPLICATE again when no DDL is under way.",
             )
         await _write_journal(destination, path, contents, names, set(here) - set(there))
-        notify(
-            f"making {len(contents.base)} objects, {len(contents.keys)} keys on {destination.endpoint.name}"
-        )
+        notify(f"making {len(contents.base)} objects, {len(contents.keys)} keys on {destination.endpoint.name}")
         for entries in (contents.base, contents.keys):
             await schema_archive.restore(
                 destination.endpoint, tools, path, entries, jobs=1, application_name=_APPLICATION
@@ -230,9 +226,7 @@ async def _refuse_obstacles(
         )
     missing = await missing_prerequisites(source, destination)
     if missing:
-        raise SchemaRefused(
-            f'"{name}" lacks what the schema needs', detail="; ".join(missing), hint="Add these first."
-        )
+        raise SchemaRefused(f'"{name}" lacks what the schema needs', detail="; ".join(missing), hint="Add these first.")
 
 
 async def _refuse_incomplete(destination: ControlSession, wanted: Collection[ObjectKey]) -> None:
@@ -255,10 +249,7 @@ async def _write_journal(
 ) -> None:
     archive = await asyncio.to_thread(path.read_bytes)
     rights = builtin_rights.as_json(await builtin_rights.builtin_rights(destination))
-    rest = [
-        [entry.number, entry.classid, entry.objid, entry.text, names.get(entry.number)]
-        for entry in contents.rest
-    ]
+    rest = [[entry.number, entry.classid, entry.objid, entry.text, names.get(entry.number)] for entry in contents.rest]
     await record(destination, Kind.SCHEMA, _OBJECTS, {"objects": [key.as_json() for key in sorted(made)]})
     await record(destination, Kind.SCHEMA, _ARCHIVE, {"archive": base64.b64encode(archive).decode()})
     await record(destination, Kind.SCHEMA, _RIGHTS, {"rights": rights})
@@ -276,8 +267,7 @@ async def _journaled_rest(destination: ControlSession) -> list[tuple[TocEntry, l
     if entry is None:
         raise AssertionError("the list of the rest is written before the stage that needs it")
     return [
-        (TocEntry(number, classid, objid, text), name)
-        for number, classid, objid, text, name in entry.detail["rest"]
+        (TocEntry(number, classid, objid, text), name) for number, classid, objid, text, name in entry.detail["rest"]
     ]
 
 

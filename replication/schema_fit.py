@@ -67,9 +67,7 @@ def differences(source: Shape, destination: Shape, tables: Iterable[TableName]) 
         if name not in destination.tables:
             found.append(f"table {name} is missing")
         elif name in source.tables:
-            found += [
-                f"table {name}: {what}" for what in _table(source.tables[name], destination.tables[name])
-            ]
+            found += [f"table {name}: {what}" for what in _table(source.tables[name], destination.tables[name])]
     for name, here in source.sequences.items():
         there = destination.sequences.get(name)
         if there is None:
@@ -84,9 +82,7 @@ def differences(source: Shape, destination: Shape, tables: Iterable[TableName]) 
 
 
 def _way(sequence: SequenceShape) -> str:
-    return ("ascending" if sequence.increment > 0 else "descending") + (
-        " in a cycle" if sequence.cycles else ""
-    )
+    return ("ascending" if sequence.increment > 0 else "descending") + (" in a cycle" if sequence.cycles else "")
 
 
 def _table(source: Table, destination: Table) -> list[str]:
@@ -194,9 +190,7 @@ async def read_shape(session: ControlSession) -> Shape:
         columns.setdefault(name, {})
         keys.setdefault(name, set())
         if row["attname"] is not None:
-            columns[name][row["attname"]] = Column(
-                row["type"], row["attnotnull"], row["filled"], row["generated"]
-            )
+            columns[name][row["attname"]] = Column(row["type"], row["attnotnull"], row["filled"], row["generated"])
             if row["in_key"]:
                 keys[name].add(row["attname"])
     return Shape(

@@ -99,9 +99,7 @@ async def remove_objects(session: ControlSession, ours: Collection[ObjectKey]) -
     for entry in by_type["default acl"]:
         await _drop_default_acl(session, entry)
     for kind, word in _DROP_WORDS.items():
-        for names in _chunks(
-            [entry.identity for entry in by_type[kind]], _CHUNK if kind in _TAKES_A_LIST else 1
-        ):
+        for names in _chunks([entry.identity for entry in by_type[kind]], _CHUNK if kind in _TAKES_A_LIST else 1):
             await _drop(session, f"DROP {word} IF EXISTS {', '.join(names)} CASCADE")
     left = set(ours) & set(await inventory(session))
     if left:
@@ -113,9 +111,7 @@ async def remove_objects(session: ControlSession, ours: Collection[ObjectKey]) -
     return len(doomed)
 
 
-async def _refuse_dependents(
-    session: ControlSession, doomed: Sequence[Listed], there: dict[ObjectKey, Listed]
-) -> None:
+async def _refuse_dependents(session: ControlSession, doomed: Sequence[Listed], there: dict[ObjectKey, Listed]) -> None:
     arrays = [entry.classid for entry in doomed], [entry.objid for entry in doomed]
     blockers = [row["what"] for row in await session.fetch(_BLOCKERS, *arrays, timeout_s=_TIMEOUT_S)]
     ours = {(entry.classid, entry.objid) for entry in doomed}

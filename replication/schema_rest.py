@@ -34,13 +34,10 @@ async def rest_names(source: ControlSession, entries: Sequence[TocEntry]) -> dic
     """By archive number, the names that indexes, views, constraints and triggers among the entries have."""
     rows = await source.fetch(_NAMES, timeout_s=120.0)
     names = {
-        (row["classid"], row["objid"]): [row["kind"], row["nspname"], row["table_name"], row["name"]]
-        for row in rows
+        (row["classid"], row["objid"]): [row["kind"], row["nspname"], row["table_name"], row["name"]] for row in rows
     }
     return {
-        entry.number: names[entry.classid, entry.objid]
-        for entry in entries
-        if (entry.classid, entry.objid) in names
+        entry.number: names[entry.classid, entry.objid] for entry in entries if (entry.classid, entry.objid) in names
     }
 
 
@@ -54,8 +51,4 @@ async def missing_rest(
     """
     rows = await destination.fetch(_NAMES, timeout_s=120.0)
     there = {(row["kind"], row["nspname"], row["table_name"], row["name"]) for row in rows}
-    return [
-        (entry, name)
-        for entry, name in entries
-        if (not only_listed if name is None else tuple(name) not in there)
-    ]
+    return [(entry, name) for entry, name in entries if (not only_listed if name is None else tuple(name) not in there)]

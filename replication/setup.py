@@ -227,8 +227,7 @@ async def _slot(
     if state is not None:
         if await find(source, Kind.SLOT, names.slot) is None:
             raise StreamError(
-                f'replication slot "{names.slot}" exists on "{source.endpoint.name}" '
-                "and was not made by pgcutover"
+                f'replication slot "{names.slot}" exists on "{source.endpoint.name}" and was not made by pgcutover'
             )
         await streams.drop_slot(source, names.slot)
     lsn = await streams.create_slot(source.endpoint, names.slot, wait_s=wait_s, notify=log.notify)
@@ -246,9 +245,7 @@ async def _refuse_rows(source: ControlSession, destination: ControlSession) -> N
         )
 
 
-async def _wait(
-    log: StepLog, source: ControlSession, destination: ControlSession, names: StreamNames
-) -> None:
+async def _wait(log: StepLog, source: ControlSession, destination: ControlSession, names: StreamNames) -> None:
     async with log.step("copy") as step:
         step.detail = await wait_until_copied(source, destination, names, log.notify)
 

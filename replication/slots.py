@@ -69,15 +69,12 @@ async def create_slot(
             raise SlotBlocked(
                 f'replication slot "{slot}" could not be made on "{endpoint.name}" within {wait_s:g} s: '
                 "other transactions are open",
-                detail="Waited for "
-                + (listed(blockers, 6) if blockers else "transactions that are gone by now"),
+                detail="Waited for " + (listed(blockers, 6) if blockers else "transactions that are gone by now"),
                 hint="End these transactions, then try again.",
             ) from error
         except asyncpg.PostgresError as error:
             await forget(monitor, Kind.SLOT, slot)
-            raise StreamError(
-                f'replication slot "{slot}" could not be made on "{endpoint.name}": {error}'
-            ) from error
+            raise StreamError(f'replication slot "{slot}" could not be made on "{endpoint.name}": {error}') from error
         except (asyncio.CancelledError, ControlUnavailable):
             making.cancel()
             await asyncio.gather(making, return_exceptions=True)
@@ -116,9 +113,7 @@ async def _watch(
         blockers = await _blockers(monitor, pid)
         if blockers and [b.split(",")[0] for b in blockers] != told and notify is not None:
             told = [b.split(",")[0] for b in blockers]
-            notify(
-                "waiting for transactions that are older than the replication slot: " + listed(blockers, 6)
-            )
+            notify("waiting for transactions that are older than the replication slot: " + listed(blockers, 6))
 
 
 async def _blockers(session: ControlSession, pid: int) -> list[str]:

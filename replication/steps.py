@@ -57,9 +57,7 @@ class StepLog:
 
 
 @asynccontextmanager
-async def both_sides(
-    source: Endpoint, destination: Endpoint
-) -> AsyncIterator[tuple[ControlSession, ControlSession]]:
+async def both_sides(source: Endpoint, destination: Endpoint) -> AsyncIterator[tuple[ControlSession, ControlSession]]:
     """Sessions on both sides, which hold the run lock there: no run, and no other command of these, goes on.
 
     Raises SideUnreachable, MoveRefused. A side that is lost later raises SideUnreachable as well.

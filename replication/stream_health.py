@@ -160,9 +160,7 @@ async def stream_health(
     )
 
 
-async def _ask(
-    session: ControlSession, timeout_s: float, sql: str, *args: object
-) -> tuple[asyncpg.Record | None, str]:
+async def _ask(session: ControlSession, timeout_s: float, sql: str, *args: object) -> tuple[asyncpg.Record | None, str]:
     """The row (None: there is none) and, where the side could not be asked, why."""
     try:
         return await session.fetchrow(sql, *args, timeout_s=timeout_s), ""

@@ -53,9 +53,7 @@ async def subscriptions(session: ControlSession) -> list[Subscription]:
         """
     )
     return [
-        Subscription(
-            row["oid"], row["subname"], row["subenabled"], row["subslotname"], tuple(row["subpublications"])
-        )
+        Subscription(row["oid"], row["subname"], row["subenabled"], row["subslotname"], tuple(row["subpublications"]))
         for row in rows
     ]
 
@@ -164,9 +162,7 @@ async def sync_slot_pattern(subscriber: ControlSession, subscription: Subscripti
     return f"^pg_{subscription.oid}_sync_[0-9]+_{re.escape(system)}$"
 
 
-async def drop_subscription(
-    subscriber: ControlSession, subscription: str, *, timeout_s: float = 15.0
-) -> str | None:
+async def drop_subscription(subscriber: ControlSession, subscription: str, *, timeout_s: float = 15.0) -> str | None:
     """Drop a subscription of ours without asking its publisher, who may be out of reach; gone is no error.
 
     Its slot stays: see `slots.drop_slot`. Where table copies were not finished they left slots too; then
@@ -188,8 +184,7 @@ async def drop_subscription(
             f"{', '.join(map(str, pids))}"
         )
     copying = await subscriber.fetchval(
-        "SELECT EXISTS (SELECT FROM pg_subscription_rel "
-        "WHERE srsubid = $1::bigint::oid AND srsubstate <> 'r')",
+        "SELECT EXISTS (SELECT FROM pg_subscription_rel WHERE srsubid = $1::bigint::oid AND srsubstate <> 'r')",
         found.oid,
     )
     if copying:

@@ -45,9 +45,7 @@ async def reset(source: Endpoint, destination: Endpoint, *, notify: Notify) -> l
             async with log.step("schema") as step:
                 mode = await schema_copy.copy_mode(there)
                 removed = await schema_copy.remove_schema(there)
-                step.detail = (
-                    f"{removed} objects removed" if mode == schema_copy.COPIED else "none was copied"
-                )
+                step.detail = f"{removed} objects removed" if mode == schema_copy.COPIED else "none was copied"
             async with log.step("control schema"):
                 await control_schema.drop(there)
                 await _leave_move(here)
@@ -137,17 +135,13 @@ def _refuse_open_run(session: ControlSession, identity: Identity) -> None:
         )
 
 
-async def _sides_of_committed_move(
-    one: ControlSession, other: ControlSession
-) -> tuple[ControlSession, ControlSession]:
+async def _sides_of_committed_move(one: ControlSession, other: ControlSession) -> tuple[ControlSession, ControlSession]:
     """The serving and the moved side."""
     identities = [(session, await control_schema.read_identity(session)) for session in (one, other)]
     for session, identity in identities:
         if identity is not None:
             _refuse_open_run(session, identity)
-    serving = [
-        s for s, identity in identities if identity is not None and identity.state is ServingState.SERVING
-    ]
+    serving = [s for s, identity in identities if identity is not None and identity.state is ServingState.SERVING]
     moved = [s for s, identity in identities if identity is not None and identity.state is ServingState.MOVED]
     successors = {identity.successor for _, identity in identities if identity is not None} - {None}
     uuids = {identity.uuid for _, identity in identities if identity is not None}

@@ -81,9 +81,7 @@ _OLD_WANTED = f"{{}} up to {_TRANSACTION_TIMEOUT_MAJOR - 1}"
 
 def _serves(major: int, newer_server: int) -> bool:
     """From 17 on pg_restore sets transaction_timeout on the server, which an older one refuses."""
-    return newer_server <= major and (
-        major < _TRANSACTION_TIMEOUT_MAJOR or newer_server >= _TRANSACTION_TIMEOUT_MAJOR
-    )
+    return newer_server <= major and (major < _TRANSACTION_TIMEOUT_MAJOR or newer_server >= _TRANSACTION_TIMEOUT_MAJOR)
 
 
 def _folders() -> list[Path]:
@@ -187,9 +185,7 @@ async def run(
         await _end(process)
         raise
     if process.returncode != 0:
-        raise ToolFailed(
-            f"{program.name} failed with exit status {process.returncode}", detail="\n".join(tail).strip()
-        )
+        raise ToolFailed(f"{program.name} failed with exit status {process.returncode}", detail="\n".join(tail).strip())
     return output
 
 
@@ -225,9 +221,7 @@ async def _communicate(
         while not reading.done():
             left = None if silence_s is None else last_heard + silence_s - loop.time()
             if left is not None and left <= 0:
-                raise ToolFailed(
-                    f"a program was silent for {silence_s:g} s and was ended", detail="\n".join(tail)
-                )
+                raise ToolFailed(f"a program was silent for {silence_s:g} s and was ended", detail="\n".join(tail))
             await asyncio.wait({reading}, timeout=left)
         await reading
     finally:

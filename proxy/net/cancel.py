@@ -8,7 +8,7 @@ import structlog
 
 from ..errors import PeerClosed, ProxyError
 from ..wire import messages
-from .link_login import LinkTarget, LinkUnreachable, connect
+from .link_connect import LinkTarget, LinkUnreachable, connect
 from .port import HandshakePort
 
 log = structlog.get_logger(__name__)

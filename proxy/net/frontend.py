@@ -145,8 +145,17 @@ class Frontend:
 
     async def _open_for_client(self, port: HandshakePort, route: Route, login: ClientLogin) -> Link:
         """Wait for a place and for the logins of this route to be open; then open and check the link."""
-        wait_s = self.config.general.query_wait_timeout / 1000.0
         began = time.monotonic()
+        route.waiting[port] = login.user, began
+        try:
+            return await self._wait_for_link(port, route, login, began)
+        finally:
+            del route.waiting[port]
+
+    async def _wait_for_link(
+        self, port: HandshakePort, route: Route, login: ClientLogin, began: float
+    ) -> Link:
+        wait_s = self.config.general.query_wait_timeout / 1000.0
         while True:
             await self._wait_or_gone(port, route, self._may_login(route), wait_s, began)
             if self.routes.get(route.name) is not route:

@@ -1,15 +1,10 @@
-"""Opening a link: connect to a server, agree on TLS, log in, and collect what it says until it is ready.
+"""Opening a link: connect to a server, log in, and collect what it says until it is ready.
 
 The start-up packet is the client's own, with user and database replaced, so that settings given at connect
-time are what RESET goes back to. `sslmode` means what it means to libpq:
+time are what RESET goes back to.
 
-    disable              no TLS
-    allow                without, and with TLS where the server refuses that
-    prefer               with, and without TLS where the server has none, breaks it off or refuses the log-in
-    require and above    with TLS or not at all
-
-libpq tries again after any error during the log-in; here only after one of class 28, because pg_hba.conf is
-the only thing that can make a server answer differently. Unix sockets never have TLS.
+With sslmode `allow` and `prefer` (link_connect.py) libpq tries the other way after any error during the log-in;
+here only after one of class 28, because pg_hba.conf is the only thing that can make a server answer differently.
 """
 
 from __future__ import annotations
@@ -19,63 +14,21 @@ import os
 from dataclasses import dataclass, field
 from typing import Final
 
-from config.model import SslMode
-
-from ..errors import (
-    FeatureNotSupported,
-    PeerClosed,
-    ProtocolViolation,
-    ProxyError,
-    ServerUnreachable,
-    TlsHandshakeFailed,
-)
+from ..errors import FeatureNotSupported, PeerClosed, ProtocolViolation, ProxyError
 from ..wire import messages
 from ..wire.binding import end_point_digest
 from ..wire.codes import AuthRequest, ServerMessage
 from ..wire.md5 import is_md5_secret, md5_response
 from ..wire.scram import NONCE_LENGTH, ScramClient, ScramKeys, ScramVerifier, WrongProof
 from ..wire.startup import StartupParameters
-from .port import Address, HandshakePort, tune_socket
+from .link_connect import LinkTarget, LinkUnreachable, TlsBrokenOff, connect, unreachable
+from .port import Address, HandshakePort
 from .scram_keys import scram_keys
-from .tls import TlsSettingsError, client_context
+
+__all__ = ["LinkRefused", "LinkTarget", "LinkUnreachable", "OpenedLink", "open_link"]
 
 MAX_GREETING_BYTES: Final = 1024 * 1024
 """What a server may send before it is ready; a search_path or a NOTICE can be long, this is longer."""
-_SSL_ACCEPTED, _SSL_REFUSED = ord("S"), ord("N")
-_ENCRYPTED_ATTEMPTS: Final = {
-    SslMode.DISABLE: (False,),
-    SslMode.ALLOW: (False, True),
-    SslMode.PREFER: (True, False),
-    SslMode.REQUIRE: (True,),
-    SslMode.VERIFY_CA: (True,),
-    SslMode.VERIFY_FULL: (True,),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class LinkTarget:
-    """Where a database leads.
-
-    `host` is a name, an address, or the folder of a Unix socket (begins with "/").
-    """
-
-    name: str
-    host: str
-    port: int
-    database: str
-    sslmode: SslMode = SslMode.PREFER
-    sslrootcert: str | None = None
-    sslcert: str | None = None
-    sslkey: str | None = None
-
-    @property
-    def is_unix(self) -> bool:
-        return self.host.startswith("/")
-
-    @property
-    def encrypted_attempts(self) -> tuple[bool, ...]:
-        """Whether to try with TLS (True) or without, in this order."""
-        return (False,) if self.is_unix else _ENCRYPTED_ATTEMPTS[self.sslmode]
 
 
 @dataclass(slots=True)
@@ -107,16 +60,10 @@ class LinkRefused(ProxyError):
 
     log_level = "warning"
 
-    def __init__(
-        self, raw_error: bytes, sqlstate: str, message: str, *, log_detail: str | None = None
-    ) -> None:
+    def __init__(self, raw_error: bytes, sqlstate: str, message: str, *, log_detail: str | None = None) -> None:
         super().__init__(message, log_detail=log_detail)
         self.raw_error = raw_error
         self.sqlstate = sqlstate
-
-
-class LinkUnreachable(ServerUnreachable):
-    """No usable answer: nobody listens, TLS cannot be agreed on, the server hung up or was too slow."""
 
 
 async def open_link(
@@ -138,22 +85,7 @@ async def open_link(
         async with asyncio.timeout(timeout_s or None):
             return await _open(target, packet, startup.protocol, user, password)
     except TimeoutError:
-        raise _unreachable(target, f"no answer within {timeout_s:g} s") from None
-
-
-async def connect(target: LinkTarget, encrypted: bool) -> HandshakePort:
-    """A port to the server, with TLS agreed on where `encrypted` asks for it. Nothing is open after an error.
-
-    In mode `prefer` a server without TLS is accepted as it is. Raises LinkUnreachable.
-    """
-    port = await _connect_socket(target)
-    try:
-        if encrypted:
-            await _start_tls(port, target)
-    except BaseException:
-        port.abort()
-        raise
-    return port
+        raise unreachable(target, f"no answer within {timeout_s:g} s") from None
 
 
 async def _open(
@@ -173,10 +105,10 @@ async def _open(
                 break
         except LinkUnreachable as error:
             failures.append(error)
-            if not isinstance(error, _TlsBrokenOff):
+            if not isinstance(error, TlsBrokenOff):
                 break
         except (PeerClosed, ProtocolViolation) as error:
-            raise _unreachable(target, error.message) from error
+            raise unreachable(target, error.message) from error
         finally:
             if port is not None and not port.detached:
                 port.abort()
@@ -190,66 +122,10 @@ def _most_telling(failures: list[LinkRefused | LinkUnreachable]) -> LinkRefused 
     return (about_the_user or refusals or failures)[-1]
 
 
-class _TlsBrokenOff(LinkUnreachable):
-    """TLS was begun and failed; mode `prefer` then goes on without."""
-
-
-async def _connect_socket(target: LinkTarget) -> HandshakePort:
-    loop = asyncio.get_running_loop()
-    try:
-        if target.is_unix:
-            path = os.path.join(target.host, f".s.PGSQL.{target.port}")
-            _, port = await loop.create_unix_connection(HandshakePort, path)
-        else:
-            _, port = await loop.create_connection(HandshakePort, target.host, target.port)
-            tune_socket(port.transport.get_extra_info("socket"))
-    except OSError as error:
-        raise _unreachable(target, error.strerror or str(error)) from error
-    return port
-
-
-async def _start_tls(port: HandshakePort, target: LinkTarget) -> None:
-    """SSLRequest and what follows. The answer is one byte, and it is not authenticated by anything."""
-    port.write(messages.SSL_REQUEST)
-    try:
-        answer = await port.read_byte()
-    except PeerClosed as error:
-        raise _unreachable(target, error.message) from error
-    if answer == _SSL_REFUSED:
-        if target.sslmode is SslMode.PREFER:
-            return
-        raise _unreachable(target, "server does not support SSL, but SSL was required")
-    if answer != _SSL_ACCEPTED:
-        raise _unreachable(target, "received invalid response to SSL negotiation")
-    try:
-        context = client_context(target.sslmode, target.sslrootcert, target.sslcert, target.sslkey)
-        await port.upgrade_tls(context, server_side=False, server_hostname=target.host)
-    except TlsSettingsError as error:
-        raise LinkUnreachable(
-            f'TLS settings of database "{target.name}" cannot be used', log_detail=error.message
-        ) from error
-    except ProtocolViolation as error:
-        raise _unreachable(target, error.message) from error
-    except (TlsHandshakeFailed, PeerClosed) as error:
-        raise _TlsBrokenOff(
-            _text(target, f"TLS: {error.message}"), log_detail=f"{target.host}:{target.port}"
-        ) from error
-
-
-def _unreachable(target: LinkTarget, reason: str) -> LinkUnreachable:
-    return LinkUnreachable(_text(target, reason), log_detail=f"{target.host}:{target.port}")
-
-
-def _text(target: LinkTarget, reason: str) -> str:
-    return f'cannot connect to the server of database "{target.name}": {reason}'
-
-
 class _LinkLogin:
     """The dialogue from the start-up packet to ReadyForQuery."""
 
-    def __init__(
-        self, port: HandshakePort, target: LinkTarget, user: str, password: str | ScramKeys | None
-    ) -> None:
+    def __init__(self, port: HandshakePort, target: LinkTarget, user: str, password: str | ScramKeys | None) -> None:
         self._port = port
         self._target = target
         self._user = user
@@ -273,9 +149,7 @@ class _LinkLogin:
             elif kind != ServerMessage.NOTICE_RESPONSE:
                 raise ProtocolViolation(f"unexpected message type 0x{kind:02x} during log-in")
         if not self._server_is_proven:
-            raise ProtocolViolation(
-                "server ended the SCRAM exchange without proving that it knows the password"
-            )
+            raise ProtocolViolation("server ended the SCRAM exchange without proving that it knows the password")
         return await self._collect_greeting()
 
     async def _read(self) -> tuple[int, bytes]:
@@ -302,9 +176,7 @@ class _LinkLogin:
             greeting.append(messages.message(kind, body))
             size += len(greeting[-1])
             if size > MAX_GREETING_BYTES:
-                raise ProtocolViolation(
-                    f"server sent more than {MAX_GREETING_BYTES} bytes before it was ready"
-                )
+                raise ProtocolViolation(f"server sent more than {MAX_GREETING_BYTES} bytes before it was ready")
             if kind == ServerMessage.PARAMETER_STATUS:
                 name, value = messages.decode_parameter_status(body)
                 parameters[name] = value
@@ -332,9 +204,7 @@ class _LinkLogin:
             case AuthRequest.SASL_FINAL if self._scram is not None:
                 self._finish_scram(self._scram, data)
             case _:
-                raise self._cannot(
-                    f"the server asks for authentication method {request}, which is not supported"
-                )
+                raise self._cannot(f"the server asks for authentication method {request}, which is not supported")
 
     def _plain_password(self) -> str:
         if isinstance(self._password, str) and self._password:
@@ -376,10 +246,8 @@ class _LinkLogin:
         try:
             exchange.verify(data)
         except WrongProof:
-            raise self._cannot(
-                "the server does not know the password it asked for; it may be an impostor"
-            ) from None
+            raise self._cannot("the server does not know the password it asked for; it may be an impostor") from None
         self._server_is_proven = True
 
     def _cannot(self, reason: str) -> LinkUnreachable:
-        return _unreachable(self._target, reason)
+        return unreachable(self._target, reason)

@@ -39,6 +39,7 @@ class Route:
         self.pool_mode = database.pooler_mode or config.general.pooler_mode
         self.sessions: set[Session] = set()
         self.logging_in = 0  # links being opened for clients
+        self.waiting: dict[object, tuple[str, float]] = {}  # user and since when, of clients without a link yet
         self.disabled = False
         self.vocabulary = Vocabulary()
         self.gate = Gate(self._gate_changed)

@@ -138,9 +138,7 @@ def _report(severity: str, sqlstate: str, text: str, detail: str | None, hint: s
     fields = [("S", severity), ("V", severity), ("C", sqlstate), ("M", text), ("D", detail), ("H", hint)]
     return (
         b"".join(
-            to_bytes(code) + _zero_terminated(value.replace("\0", ""))
-            for code, value in fields
-            if value is not None
+            to_bytes(code) + _zero_terminated(value.replace("\0", "")) for code, value in fields if value is not None
         )
         + b"\0"
     )

@@ -14,9 +14,7 @@ def saslprep(password: str) -> str:
     if password.isascii():
         return password
     mapped = "".join(
-        " " if stringprep.in_table_c12(char) else char
-        for char in password
-        if not stringprep.in_table_b1(char)
+        " " if stringprep.in_table_c12(char) else char for char in password if not stringprep.in_table_b1(char)
     )
     normal = unicodedata.ucd_3_2_0.normalize("NFKC", mapped)
     return normal if normal and not _is_prohibited(normal) else password

@@ -220,8 +220,7 @@ class ScramServer:
             raise _malformed("Unexpected channel-binding flag.")
         if plus:
             raise _malformed(
-                "The client selected SCRAM-SHA-256-PLUS, "
-                "but the SCRAM message does not include channel binding data."
+                "The client selected SCRAM-SHA-256-PLUS, but the SCRAM message does not include channel binding data."
             )
         if flag == b"y" and self._end_point is not None:
             raise InvalidAuthorization(
@@ -238,9 +237,7 @@ class ScramClient:
     used when the server offers it too. After `challenge` the caller derives the keys and calls `final`.
     """
 
-    def __init__(
-        self, mechanisms: list[str], nonce: bytes, end_point: bytes | None = None, user: str = ""
-    ) -> None:
+    def __init__(self, mechanisms: list[str], nonce: bytes, end_point: bytes | None = None, user: str = "") -> None:
         """`user` goes into the exchange, where PostgreSQL ignores it; libpq leaves it empty.
 
         Raises FeatureNotSupported where the server offers nothing we speak.

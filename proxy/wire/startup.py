@@ -38,8 +38,7 @@ class UnsupportedProtocol(FeatureNotSupported):
 
     def __init__(self, major: int, minor: int) -> None:
         super().__init__(
-            f"unsupported frontend protocol {major}.{minor}: "
-            f"server supports 3.0 to 3.{LATEST_PROTOCOL & 0xFFFF}"
+            f"unsupported frontend protocol {major}.{minor}: server supports 3.0 to 3.{LATEST_PROTOCOL & 0xFFFF}"
         )
         self.major = major
 

@@ -129,6 +129,7 @@ async def test_pool_size_makes_clients_wait_their_turn(proxy: PlainProxy) -> Non
     other = await client(proxy)  # another database has places of its own
     assert await other.value("SELECT 1") == "1"
     await other.close()
+    await eventually(lambda: _wait_for_links(proxy, 3), "three to wait")
     assert not any(task.done() for task in waiting)
     assert len(await proxy.servers()) == 2
     wires = [first, second]
@@ -148,7 +149,7 @@ async def test_pool_size_makes_clients_wait_their_turn(proxy: PlainProxy) -> Non
 async def test_a_bigger_pool_lets_waiting_clients_in(proxy: PlainProxy, pg18: EmbeddedPostgres) -> None:
     wires = [await client(proxy, "two"), await client(proxy, "two")]
     waiting = asyncio.create_task(client(proxy, "two"))
-    await eventually(lambda: "two" in str(proxy.databases), "the task to be on its way")
+    await eventually(lambda: _wait_for_links(proxy, 1), "the third to wait")
     proxy.databases["two"] = leads_to(pg18, pool_size=3)
     proxy.write_files()
     try:
@@ -183,7 +184,7 @@ async def test_a_client_that_gives_up_waiting_leaves_its_place_in_the_queue(prox
     wires = [await client(proxy, "two"), await client(proxy, "two")]
     impatient = await Wire.open("127.0.0.1", proxy.port)
     impatient.send(startup_packet("postgres", "two"))
-    await impatient.message()  # AuthenticationOk
+    await eventually(lambda: _wait_for_links(proxy, 1), "the third to wait")
     await impatient.close()
     patient = asyncio.create_task(client(proxy, "two"))
     await wires.pop().close()
@@ -314,6 +315,10 @@ async def test_a_server_that_cannot_be_reached(database: str, reason: str, proxy
     assert await wire.value("SELECT 'the others are well'") == "the others are well"
     await wire.close()
     await proxy.nobody_left()
+
+
+async def _wait_for_links(proxy: PlainProxy, count: int) -> bool:
+    return sum(row["cl_waiting"] for row in await proxy.command("SHOW POOLS")) == count
 
 
 async def _count(proxy: PlainProxy, count: int) -> bool:

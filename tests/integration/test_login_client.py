@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -63,9 +64,7 @@ WORKING = [
 ]
 
 
-def settings(
-    auth_type: AuthType = AuthType.SCRAM, secret: str | None = PASSWORD, **changes: Any
-) -> LoginSettings:
+def settings(auth_type: AuthType = AuthType.SCRAM, secret: str | None = PASSWORD, **changes: Any) -> LoginSettings:
     def lookup(database: str, user: str) -> ClientCredential | None:
         return ClientCredential(secret) if (database, user) == ("app", "alice") else None
 
@@ -293,9 +292,7 @@ async def _answer_to(server: Greeter | EmbeddedPostgres, name: str) -> bytes:
 
 @pytest.mark.parametrize("name", SAME_AS_POSTGRESQL)
 @both_loops
-async def test_a_bad_start_up_packet_gets_the_answer_of_postgresql(
-    name: str, alice18: EmbeddedPostgres
-) -> None:
+async def test_a_bad_start_up_packet_gets_the_answer_of_postgresql(name: str, alice18: EmbeddedPostgres) -> None:
     async with Greeter(settings()) as greeter:
         ours = fields_of(await _answer_to(greeter, name))
         assert ours == fields_of(await _answer_to(alice18, name))
@@ -348,9 +345,7 @@ NEGOTIATED = {
     "3.3": packet(PROTOCOL_3_2 + 1, user="alice", database="app"),
     "3.9999": packet(3 << 16 | 9999, user="alice", database="app"),
     "options": packet(PROTOCOL_3_0, **{"_pq_.a": "1", "user": "alice", "_pq_.b": "", "database": "app"}),
-    "both": packet(
-        3 << 16 | 9999, **{"user": "alice", "database": "app", "_pq_.test_protocol_negotiation": ""}
-    ),
+    "both": packet(3 << 16 | 9999, **{"user": "alice", "database": "app", "_pq_.test_protocol_negotiation": ""}),
 }
 
 
@@ -362,9 +357,7 @@ async def test_versions_are_negotiated_as_postgresql_18_does(name: str, alice18:
         for server in (greeter, alice18):
             async with wire(server) as client:
                 client.send(NEGOTIATED[name])
-                answers.append(
-                    [await client.message() for _ in range(2 if name not in ("3.0", "3.1", "3.2") else 1)]
-                )
+                answers.append([await client.message() for _ in range(2 if name not in ("3.0", "3.1", "3.2") else 1)])
         assert answers[0] == answers[1]
         assert answers[0][-1][0] == "R"
 
@@ -383,13 +376,9 @@ BAD_PASSWORD_MESSAGES = {
     "another message": messages.query("select 1"),
     "terminate": messages.TERMINATE,
     "unknown mechanism": messages.sasl_initial_response("PLAIN", b"x"),
-    "plus without TLS": messages.sasl_initial_response(
-        "SCRAM-SHA-256-PLUS", b"p=tls-server-end-point,,n=,r=abc"
-    ),
+    "plus without TLS": messages.sasl_initial_response("SCRAM-SHA-256-PLUS", b"p=tls-server-end-point,,n=,r=abc"),
     "no channel-binding flag": messages.sasl_initial_response("SCRAM-SHA-256", b"x,,n=,r=abc"),
-    "binding data without plus": messages.sasl_initial_response(
-        "SCRAM-SHA-256", b"p=tls-server-end-point,,n=,r=abc"
-    ),
+    "binding data without plus": messages.sasl_initial_response("SCRAM-SHA-256", b"p=tls-server-end-point,,n=,r=abc"),
     "authorization identity": messages.sasl_initial_response("SCRAM-SHA-256", b"n,a=root,n=,r=abc"),
     "mandatory extension": messages.sasl_initial_response("SCRAM-SHA-256", b"n,,m=x,n=,r=abc"),
     "unprintable nonce": messages.sasl_initial_response("SCRAM-SHA-256", b"n,,n=,r=a\x01c"),
@@ -436,9 +425,7 @@ def _keys(exchange: ScramClient) -> scram.ScramKeys:
     return derive_keys(PASSWORD, exchange.salt, exchange.iterations)
 
 
-async def _scram_transcript(
-    greeter: Greeter, user: str
-) -> tuple[list[tuple[str, int]], bytes, int, dict[str, str]]:
+async def _scram_transcript(greeter: Greeter, user: str) -> tuple[list[tuple[str, int]], bytes, int, dict[str, str]]:
     """What a stranger sees of a failing log-in: kinds and sizes of messages, salt, iterations, the error."""
     async with wire(greeter) as client:
         client.send(packet(user=user, database="app"))
@@ -448,9 +435,7 @@ async def _scram_transcript(
         _, challenge = await client.authentication()
         seen.append(("challenge", len(challenge)))
         exchange.challenge(challenge)
-        client.send(
-            messages.sasl_response(exchange.final(derive_keys("wrong", exchange.salt, exchange.iterations)))
-        )
+        client.send(messages.sasl_response(exchange.final(derive_keys("wrong", exchange.salt, exchange.iterations))))
         fields = fields_of(await client.rest())
         fields["M"] = fields["M"].replace(user, "somebody")
         return seen, exchange.salt, exchange.iterations, fields
@@ -594,9 +579,7 @@ async def test_replication_is_recognised(value: str | None, expected: str) -> No
 
 @both_loops
 async def test_the_database_defaults_to_the_user_and_long_names_are_cut() -> None:
-    anybody = settings(
-        AuthType.TRUST, lookup=lambda *_: ClientCredential(None), database_exists=lambda _: True
-    )
+    anybody = settings(AuthType.TRUST, lookup=lambda *_: ClientCredential(None), database_exists=lambda _: True)
     async with Greeter(anybody) as greeter:
         for sent, expected in (("bob", "bob"), ("x" * 80, "x" * 63)):
             async with wire(greeter) as client:
@@ -666,9 +649,20 @@ async def test_a_client_that_hangs_up_leaves_nothing_behind(sent: bytes) -> None
 
 
 @both_loops
-async def test_passwords_are_derived_once_for_a_crowd_and_cost_the_loop_nothing() -> None:
+async def test_passwords_are_derived_once_for_a_crowd_and_cost_the_loop_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """64 clients with a password nobody has used yet: PBKDF2 runs in a thread, the loop goes on turning."""
-    async with Greeter(settings(secret="a fresh one")) as greeter:
+    derived: list[str] = []
+
+    def counting(password: str, salt: bytes, iterations: int) -> scram.ScramKeys:
+        if not scram.keys_are_known(password, salt, iterations):
+            derived.append(threading.current_thread().name)
+        return derive_keys(password, salt, iterations)
+
+    monkeypatch.setattr(scram, "derive_keys", counting)
+    fresh = f"never used before {os.urandom(8).hex()}"
+    async with Greeter(settings(secret=fresh)) as greeter:
         ticks = 0
 
         async def tick() -> None:
@@ -686,7 +680,7 @@ async def test_passwords_are_derived_once_for_a_crowd_and_cost_the_loop_nothing(
                 exchange = ScramClient(["SCRAM-SHA-256"], b"n" * 18)
                 client.send(messages.sasl_initial_response(exchange.mechanism, exchange.first()))
                 exchange.challenge((await client.authentication())[1])
-                keys = await asyncio.to_thread(derive_keys, "a fresh one", exchange.salt, exchange.iterations)
+                keys = derive_keys(fresh, exchange.salt, exchange.iterations)  # known by now
                 client.send(messages.sasl_response(exchange.final(keys)))
                 exchange.verify((await client.authentication())[1])
                 assert (await client.authentication())[0] == AuthRequest.OK
@@ -695,6 +689,8 @@ async def test_passwords_are_derived_once_for_a_crowd_and_cost_the_loop_nothing(
         ticking.cancel()
         assert len(greeter.logins) == 64
         assert ticks > 0
+        assert len(derived) == 1
+        assert derived[0] != threading.main_thread().name
 
 
 def test_secrets_are_not_shown() -> None:

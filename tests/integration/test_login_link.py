@@ -238,9 +238,7 @@ async def test_no_password_where_one_is_asked_for(roles: Roles, method: str, pas
 
 async def _stored_secret(roles: Roles, method: str) -> str:
     user = roles.name(method)
-    ((secret,),) = await run_sql(
-        roles.server, "postgres", "SELECT rolpassword FROM pg_authid WHERE rolname = $1", user
-    )
+    ((secret,),) = await run_sql(roles.server, "postgres", "SELECT rolpassword FROM pg_authid WHERE rolname = $1", user)
     return str(secret)
 
 
@@ -304,9 +302,7 @@ async def test_a_cancel_request_reaches_the_backend(roles: Roles, protocol: int)
     opened = await open_link(roles.target, startup(protocol), roles.name("trust"), None, TIMEOUT_S)
     try:
         query = asyncio.create_task(ask(opened, "SELECT pg_sleep(30)"))
-        await eventually(
-            lambda: _sleeps(roles.server, opened.backend_pid), "the backend to begin its long query"
-        )
+        await eventually(lambda: _sleeps(roles.server, opened.backend_pid), "the backend to begin its long query")
         assert await send_cancel(roles.target, opened.backend_pid, opened.cancel_key, TIMEOUT_S)
         with pytest.raises(AssertionError, match="57014"):
             await query

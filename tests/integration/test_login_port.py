@@ -40,9 +40,7 @@ def client_context(authority: Authority) -> ssl.SSLContext:
 
 
 @contextlib.asynccontextmanager
-async def ports(
-    kind: str = "tcp", folder: Path | None = None
-) -> AsyncIterator[tuple[HandshakePort, HandshakePort]]:
+async def ports(kind: str = "tcp", folder: Path | None = None) -> AsyncIterator[tuple[HandshakePort, HandshakePort]]:
     """Two ends of one connection: ours (accepted) and the peer's."""
     loop = asyncio.get_running_loop()
     family = socket.AF_INET if kind == "tcp" else socket.AF_UNIX
@@ -69,9 +67,7 @@ async def ports(
 async def start_tls(ours: HandshakePort, peer: HandshakePort, authority: Authority) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(ours.upgrade_tls(server_context(authority), server_side=True))
-        group.create_task(
-            peer.upgrade_tls(client_context(authority), server_side=False, server_hostname="localhost")
-        )
+        group.create_task(peer.upgrade_tls(client_context(authority), server_side=False, server_hostname="localhost"))
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
@@ -132,9 +128,7 @@ async def test_lost_is_set_while_nobody_reads() -> None:
 
 @pytest.mark.parametrize("under_tls", [False, True], ids=["clear", "tls"])
 @both_loops
-async def test_a_peer_that_sends_without_end_is_not_read_without_end(
-    under_tls: bool, authority: Authority
-) -> None:
+async def test_a_peer_that_sends_without_end_is_not_read_without_end(under_tls: bool, authority: Authority) -> None:
     async with ports() as (ours, peer):
         if under_tls:
             await start_tls(ours, peer, authority)

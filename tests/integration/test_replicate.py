@@ -72,9 +72,7 @@ async def test_all_of_a_rich_schema_arrives_while_a_writer_runs(pair: Pair) -> N
         await run_replicate(pair, notify=told.append)
         during = done[0]
         await eventually(lambda: done[0] > during + 3, "writes after REPLICATE")
-    await run_replicate(
-        pair
-    )  # brings the sequences up to date; the marker at its end has everything before it
+    await run_replicate(pair)  # brings the sequences up to date; the marker at its end has everything before it
     assert during > 3
     assert await row_hashes(pair, "source") == await row_hashes(pair, "destination")
     assert await sequence_values(pair, "source") == await sequence_values(pair, "destination")
@@ -98,9 +96,7 @@ async def test_a_quiet_source_gives_filled_views_statistics_and_sequences(pair: 
 async def test_the_copy_can_be_watched(pair: Pair) -> None:
     ddl = "CREATE TABLE t (id int PRIMARY KEY, x text)"
     await pair.both_sql(ddl)
-    await pair.source_sql(
-        "INSERT INTO t SELECT g, repeat('x', 100) FROM generate_series(1, 5000) g; ANALYZE t"
-    )
+    await pair.source_sql("INSERT INTO t SELECT g, repeat('x', 100) FROM generate_series(1, 5000) g; ANALYZE t")
     await pair.destination_sql(wait_for_lock_on_insert("t", 7))
     source, destination = await pair.source_session(), await pair.destination_session()
     names = stream_names(pair.database, Direction.FORWARD)
@@ -233,10 +229,7 @@ async def test_two_databases_of_one_server(pair: Pair) -> None:
         rows = await run_sql(server, other, "SELECT count(*) FROM app.orders")
         assert rows[0][0] == 500
         await run_reset(same)
-        assert (
-            await run_sql(server, other, "SELECT FROM pg_namespace WHERE nspname IN ('app', 'pgcutover')")
-            == []
-        )
+        assert await run_sql(server, other, "SELECT FROM pg_namespace WHERE nspname IN ('app', 'pgcutover')") == []
     finally:
         await drop_databases([server], other)
 

@@ -93,9 +93,7 @@ async def test_tables_with_rows_are_refused(pair: Pair) -> None:
 
 async def test_objects_of_the_same_name_without_tables_are_refused(pair: Pair) -> None:
     await pair.source_sql("CREATE SCHEMA app; CREATE TABLE app.t (id int PRIMARY KEY)")
-    await pair.destination_sql(
-        "CREATE SCHEMA app; CREATE FUNCTION monitor() RETURNS int LANGUAGE sql AS 'SELECT 1'"
-    )
+    await pair.destination_sql("CREATE SCHEMA app; CREATE FUNCTION monitor() RETURNS int LANGUAGE sql AS 'SELECT 1'")
     with pytest.raises(SchemaRefused, match=r"objects of these names.*schema app"):
         await run_replicate(pair)
     await pair.destination_sql("DROP SCHEMA app")

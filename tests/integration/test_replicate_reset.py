@@ -143,9 +143,7 @@ async def cut_over(pair: Pair) -> uuid.UUID:
     assert await decision.open_source(source, run_id)
     await decision.open_decision(destination, run_id, here.epoch + 1)
     await decision.raise_fence(source, run_id, read_only=True, timeout_s=5)
-    fence = await decision.still(
-        source, run_id, terminate=False, keep_pids=[], quiet_pids=[], marker=1, timeout_s=5
-    )
+    fence = await decision.still(source, run_id, terminate=False, keep_pids=[], quiet_pids=[], marker=1, timeout_s=5)
     assert fence.clear
     assert await decision.await_marker(destination, here.uuid, "drain", 1, 10)
     assert await decision.commit(destination, run_id, [], 5) is decision.Outcome.COMMITTED
@@ -227,9 +225,7 @@ async def test_reset_of_a_second_move_keeps_the_first_ones_end(pair: Pair) -> No
     await run_replicate(pair)
     await pair.source_sql("UPDATE pgcutover.identity SET completed = true, epoch = 5")
     await pair.source_sql("DELETE FROM pgcutover.object WHERE kind = 'move'")
-    before = await pair.source_sql(
-        "SELECT move_origin, move_target, completed, epoch FROM pgcutover.identity"
-    )
+    before = await pair.source_sql("SELECT move_origin, move_target, completed, epoch FROM pgcutover.identity")
     await pair.destination_sql("UPDATE pgcutover.identity SET move_origin = NULL, move_target = NULL")
     await run_replicate(pair)
     await run_reset(pair)

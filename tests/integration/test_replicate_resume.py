@@ -68,9 +68,7 @@ async def assert_equal(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("line", LINES)
-async def test_reset_after_a_cancelled_replicate_leaves_nothing_and_it_can_be_run_again(
-    pair: Pair, line: str
-) -> None:
+async def test_reset_after_a_cancelled_replicate_leaves_nothing_and_it_can_be_run_again(pair: Pair, line: str) -> None:
     await fill(pair)
     before = await both_schemas(pair)
     await cancel_at(pair, line)
@@ -110,9 +108,7 @@ async def start_and_kill(pair: Pair, line: str) -> None:
 
 
 @pytest.mark.parametrize("line", ["making 4", "copy", "making 2"])
-async def test_a_killed_process_leaves_nothing_that_a_new_one_cannot_take_over_or_reset(
-    pair: Pair, line: str
-) -> None:
+async def test_a_killed_process_leaves_nothing_that_a_new_one_cannot_take_over_or_reset(pair: Pair, line: str) -> None:
     await fill(pair)
     before = await both_schemas(pair)
     await start_and_kill(pair, line)

@@ -69,3 +69,85 @@ async def test_a_step_that_hangs(pair: Pair, tmp_path: Path, step: str) -> None:
             stop.open()
             await daemon.command(verb)
             await writers.verify(pair, on_source=not on_source)
+
+
+async def fails_then_goes_through(
+    pair: Pair, daemon: Daemon, writers: Writers, stop: Stop, obstacle: str, *, on_source: bool, step: str
+) -> asyncpg.PostgresError:
+    """CUTOVER with an uncommitted statement in the way from `stop` on; then again without it. Returns the error."""
+    blocker = await asyncpg.connect((pair.source_server if on_source else pair.destination_server).dsn(pair.database))
+    stop.shut()
+    run = asyncio.create_task(refused(daemon, "CUTOVER"))
+    await stop.reached(daemon)
+    writers.longest_wait_s = 0.0
+    transaction = blocker.transaction()
+    await transaction.start()
+    await blocker.execute(obstacle)
+    stop.open()
+    error = await run
+    await writers.flowing()
+    assert writers.longest_wait_s * 1000 < MAX_PAUSE_MS
+    assert f"aborted at step {step}" in str(error), told(error)
+    assert f"flows on the source, {pair.source.host}:{pair.source.port}" in told(error)
+    if blocker.is_closed():  # a stranger on the source does not survive the fence
+        assert on_source
+    else:
+        await transaction.rollback()
+        await blocker.close(timeout=5)
+    await daemon.command("CUTOVER")
+    await writers.verify(pair, on_source=False)
+    return error
+
+
+async def test_replication_that_stands_still(pair: Pair, tmp_path: Path) -> None:
+    stop = Stop(tmp_path, "hold")
+    async with under_load(pair, tmp_path, stop.failpoint) as (daemon, writers):
+        lock = "LOCK TABLE public.entry IN ACCESS EXCLUSIVE MODE"
+        error = await fails_then_goes_through(
+            pair, daemon, writers, stop, lock, on_source=False, step="arrival"
+        )
+        assert f"{MAX_PAUSE_MS} ms" in told(error)
+
+
+async def test_a_sequence_that_cannot_be_read(pair: Pair, tmp_path: Path) -> None:
+    stop = Stop(tmp_path, "carry over")
+    await pair.both_sql("CREATE SEQUENCE public.spare")
+    async with under_load(pair, tmp_path, stop.failpoint) as (daemon, writers):
+        lock = "ALTER SEQUENCE public.spare RENAME TO other"
+        error = await fails_then_goes_through(
+            pair, daemon, writers, stop, lock, on_source=True, step="carry over"
+        )
+        assert f"{MAX_PAUSE_MS} ms" in told(error)
+
+
+@pytest.mark.parametrize("fence", ["read_only", "triggers"])
+async def test_a_fence_that_cannot_be_raised(pair: Pair, tmp_path: Path, fence: str) -> None:
+    stop = Stop(tmp_path, "hold")
+    async with under_load(pair, tmp_path, stop.failpoint, cutover_fence=fence) as (daemon, writers):
+        lock = "SELECT FROM pgcutover.identity FOR UPDATE"
+        await fails_then_goes_through(pair, daemon, writers, stop, lock, on_source=True, step="fence")
+
+
+async def test_a_transaction_timeout_beyond_the_pause(pair: Pair, tmp_path: Path) -> None:
+    """The limit that bites is the one that is named, and so is who was waited for."""
+    stop = Stop(tmp_path, "hold")
+    slow = {"cutover_transaction_timeout": 10_000}
+    async with under_load(pair, tmp_path, stop.failpoint, **slow) as (daemon, writers):
+        stop.shut()
+        run = asyncio.create_task(refused(daemon, "CUTOVER"))
+        await stop.reached(daemon)
+        straggler = await daemon.connect(server_settings={"application_name": "slow report"})
+        pid = straggler.get_server_pid()
+        transaction = straggler.transaction()
+        await transaction.start()
+        await straggler.execute("INSERT INTO public.entry (client, n) VALUES (0, 0)")
+        writers.acknowledged.add((0, 0))
+        stop.open()
+        error = await run
+        assert f"{MAX_PAUSE_MS} ms" in told(error)
+        assert "10000 ms" not in told(error)
+        assert "slow report" in (error.detail or "")
+        assert f"backend {pid}" in (error.detail or "")
+        await transaction.commit()
+        await straggler.close(timeout=5)
+        await writers.flowing()

@@ -127,18 +127,14 @@ async def test_the_publication_lists_what_can_be_published(pair: Pair) -> None:
         "public.q1",
         "public.t",
     ]
-    rows = await source.fetch(
-        "SELECT pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot FROM pg_publication"
-    )
+    rows = await source.fetch("SELECT pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot FROM pg_publication")
     assert [tuple(row) for row in rows] == [(True, True, True, True, False)]
     rows = await source.fetch("SELECT tablename FROM pg_publication_tables ORDER BY 1")
     assert [row[0] for row in rows] == ["marker", "p1", "q1", "t"]
     assert await ensure_publication(source, "pub") == []
 
 
-async def stream(
-    pair: Pair, source: ControlSession, destination: ControlSession, *, copy: bool = True
-) -> None:
+async def stream(pair: Pair, source: ControlSession, destination: ControlSession, *, copy: bool = True) -> None:
     names = stream_names(pair.database, Direction.FORWARD)
     await ensure_publication(source, names.publication)
     await create_slot(pair.source, names.slot, wait_s=20)

@@ -161,9 +161,7 @@ async def test_asyncpg(authority: Authority) -> None:
 @both_loops
 async def test_tls_1_2(authority: Authority) -> None:
     async with Greeter(settings(tls(authority))) as greeter:
-        told = await connect(
-            greeter, sslmode="require", ssl_max_protocol_version="TLSv1.2", channel_binding="require"
-        )
+        told = await connect(greeter, sslmode="require", ssl_max_protocol_version="TLSv1.2", channel_binding="require")
         assert told.split("|")[2].startswith("TLSv1.2/")
 
 
@@ -217,13 +215,8 @@ async def test_a_unix_socket_has_no_tls_and_needs_none(authority: Authority, tmp
 async def test_a_certificate_in_place_of_a_password(authority: Authority, sslnegotiation: str) -> None:
     async with Greeter(settings(tls(authority), AuthType.CERT)) as greeter:
         options = {"sslmode": "require", "sslnegotiation": sslnegotiation, "password": ""}
-        assert (
-            await connect(greeter, **options, **client_files(authority, "alice"))
-            == f"alice|app|{TLS_1_3}|none|"
-        )
-        with pytest.raises(
-            psycopg.OperationalError, match='certificate authentication failed for user "alice"'
-        ):
+        assert await connect(greeter, **options, **client_files(authority, "alice")) == f"alice|app|{TLS_1_3}|none|"
+        with pytest.raises(psycopg.OperationalError, match='certificate authentication failed for user "alice"'):
             await connect(greeter, **options, **client_files(authority, "mallory"))
         with pytest.raises(psycopg.OperationalError, match="connection requires a valid client certificate"):
             await connect(greeter, **options)
@@ -312,9 +305,7 @@ async def test_direct_tls_without_our_alpn_is_closed(authority: Authority, alpn:
 @both_loops
 async def test_inside_direct_tls_an_ssl_request_is_declined(authority: Authority) -> None:
     async with Greeter(settings(tls(authority))) as greeter:
-        reader, writer = await asyncio.open_connection(
-            greeter.host, greeter.port, ssl=_client_context("postgresql")
-        )
+        reader, writer = await asyncio.open_connection(greeter.host, greeter.port, ssl=_client_context("postgresql"))
         for request in (messages.SSL_REQUEST, messages.GSSENC_REQUEST):
             writer.write(request)
             assert await reader.readexactly(1) == b"N"
@@ -339,9 +330,7 @@ async def test_inside_negotiated_tls_another_request_is_an_unknown_version(autho
 
 @pytest.mark.parametrize("pipelined", [STARTUP, b"\x16\x03\x01\x02\x00"])
 @both_loops
-async def test_bytes_in_clear_behind_an_ssl_request_are_refused(
-    authority: Authority, pipelined: bytes
-) -> None:
+async def test_bytes_in_clear_behind_an_ssl_request_are_refused(authority: Authority, pipelined: bytes) -> None:
     """What a man in the middle would inject (CVE-2021-23214)."""
     async with Greeter(settings(tls(authority), AuthType.TRUST)) as greeter:
         reader, writer = await asyncio.open_connection(greeter.host, greeter.port)
@@ -366,9 +355,7 @@ async def test_garbage_that_looks_like_tls_is_closed(authority: Authority, garba
 
 @pytest.mark.parametrize("sent", [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01"])
 @both_loops
-async def test_a_client_that_stops_before_or_in_its_first_bytes_is_closed(
-    authority: Authority, sent: bytes
-) -> None:
+async def test_a_client_that_stops_before_or_in_its_first_bytes_is_closed(authority: Authority, sent: bytes) -> None:
     limits = ListenerLimits(first_byte_timeout_s=0.3)
     async with Greeter(settings(tls(authority)), limits=limits) as greeter:
         reader, writer = await asyncio.open_connection(greeter.host, greeter.port)
@@ -401,21 +388,15 @@ async def test_a_handshake_that_stalls_is_given_up(authority: Authority) -> None
 async def test_binding_to_another_certificate_is_refused(authority: Authority) -> None:
     """A man in the middle has a certificate of his own, and the client binds its proof to that one."""
     async with Greeter(settings(tls(authority))) as greeter:
-        reader, writer = await asyncio.open_connection(
-            greeter.host, greeter.port, ssl=_client_context("postgresql")
-        )
+        reader, writer = await asyncio.open_connection(greeter.host, greeter.port, ssl=_client_context("postgresql"))
         writer.write(STARTUP)
         request, data = await _authentication(reader)
         assert request == AuthRequest.SASL
-        exchange = ScramClient(
-            messages.decode_sasl_mechanisms(data), b"n" * 18, b"digest of another certificate.."
-        )
+        exchange = ScramClient(messages.decode_sasl_mechanisms(data), b"n" * 18, b"digest of another certificate..")
         assert exchange.mechanism == "SCRAM-SHA-256-PLUS"
         writer.write(messages.sasl_initial_response(exchange.mechanism, exchange.first()))
         exchange.challenge((await _authentication(reader))[1])
-        writer.write(
-            messages.sasl_response(exchange.final(derive_keys(PASSWORD, exchange.salt, exchange.iterations)))
-        )
+        writer.write(messages.sasl_response(exchange.final(derive_keys(PASSWORD, exchange.salt, exchange.iterations))))
         assert b"SCRAM channel binding check failed" in await _end_of(reader)
         await _close(writer)
         assert greeter.errors[0].sqlstate == "28000"
@@ -429,9 +410,7 @@ async def _authentication(reader: asyncio.StreamReader) -> tuple[int, bytes]:
 
 
 @both_loops
-async def test_a_new_certificate_is_used_from_the_next_connection_on(
-    authority: Authority, tmp_path: Path
-) -> None:
+async def test_a_new_certificate_is_used_from_the_next_connection_on(authority: Authority, tmp_path: Path) -> None:
     fresh = make_authority(tmp_path, "fresh CA")
     fresh.issue("proxy", hosts=("localhost",), file_name="server")
     async with Greeter(settings(tls(authority))) as greeter:
@@ -442,9 +421,7 @@ async def test_a_new_certificate_is_used_from_the_next_connection_on(
         for sslnegotiation in ("postgres", "direct"):
             await connect(greeter, sslrootcert=str(fresh.path), sslnegotiation=sslnegotiation, **options)
             with pytest.raises(psycopg.OperationalError, match="certificate verify failed"):
-                await connect(
-                    greeter, sslrootcert=str(authority.path), sslnegotiation=sslnegotiation, **options
-                )
+                await connect(greeter, sslrootcert=str(authority.path), sslnegotiation=sslnegotiation, **options)
 
 
 # -- settings ----------------------------------------------------------------------------

@@ -184,9 +184,7 @@ async def test_modes(
     ],
 )
 @both_loops
-async def test_refusals(
-    server: EmbeddedPostgres, user: str, sslmode: SslMode, sqlstate: str, text: str
-) -> None:
+async def test_refusals(server: EmbeddedPostgres, user: str, sslmode: SslMode, sqlstate: str, text: str) -> None:
     with pytest.raises(LinkRefused) as caught:
         await open_link(target(server.port, sslmode), STARTUP, user, "wrong", TIMEOUT_S)
     assert caught.value.sqlstate == sqlstate
@@ -206,9 +204,7 @@ async def test_a_client_certificate(server: EmbeddedPostgres, authority: Authori
 
 
 @both_loops
-async def test_a_man_in_the_middle_gets_nowhere_with_scram(
-    server: EmbeddedPostgres, authority: Authority
-) -> None:
+async def test_a_man_in_the_middle_gets_nowhere_with_scram(server: EmbeddedPostgres, authority: Authority) -> None:
     """He ends our TLS with a certificate that mode `require` does not look at, and begins his own to the
     server. Our proof is bound to his certificate, not to the server's; md5 has no such protection."""
 
@@ -262,9 +258,7 @@ async def test_cancel_requests(server: EmbeddedPostgres, authority: Authority, s
 # -- our own port as the server ------------------------------------------------------------------------------
 
 
-def our_server(
-    authority: Authority, leaf: str | None = "server", auth_type: AuthType = AuthType.SCRAM
-) -> Greeter:
+def our_server(authority: Authority, leaf: str | None = "server", auth_type: AuthType = AuthType.SCRAM) -> Greeter:
     tls = None
     if leaf is not None:
         files = {
@@ -297,9 +291,7 @@ async def test_without_roots_any_certificate_will_do(authority: Authority, sslmo
     ],
 )
 @both_loops
-async def test_verification(
-    authority: Authority, leaf: str, sslmode: SslMode, roots: str, works: bool
-) -> None:
+async def test_verification(authority: Authority, leaf: str, sslmode: SslMode, roots: str, works: bool) -> None:
     async with our_server(authority, leaf) as greeter:
         there = target(greeter.port, sslmode, sslrootcert=str(authority.folder / roots))
         opening = open_link(there, STARTUP, "alice", PASSWORD, TIMEOUT_S)
@@ -383,9 +375,7 @@ def answering(
 )
 @pytest.mark.parametrize("sslmode", [SslMode.REQUIRE, SslMode.PREFER])
 @both_loops
-async def test_answers_to_an_ssl_request_that_are_not_believed(
-    said: bytes, expected: str, sslmode: SslMode
-) -> None:
+async def test_answers_to_an_ssl_request_that_are_not_believed(said: bytes, expected: str, sslmode: SslMode) -> None:
     """Nothing protects them; in mode `prefer`, too, the connection is given up and not continued."""
     async with answering(lambda writer: writer.write(said)) as port:
         with pytest.raises(LinkUnreachable, match=expected):

@@ -15,9 +15,7 @@ from replication.errors import ToolFailed, ToolsMissing
 from replication.tools import connection_string, environment, find_tools, run
 from tests.support.wait import eventually
 
-ENDPOINT = Endpoint(
-    "db", "10.0.0.1", 5433, "it's \\ mine", "me", "s3cret", SslMode.REQUIRE, sslrootcert="/ca.pem"
-)
+ENDPOINT = Endpoint("db", "10.0.0.1", 5433, "it's \\ mine", "me", "s3cret", SslMode.REQUIRE, sslrootcert="/ca.pem")
 
 
 def program(path: Path, text: str) -> Path:

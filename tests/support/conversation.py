@@ -63,7 +63,7 @@ class Wire:
         self.exchange = self.heard.exchange()
         self.backend = ModelBackend()
         self.received = bytearray()  # by the client
-        self._half_delivered = b""
+        self.half_delivered = b""
         self.to_send = bytearray()
         self.largest_piece = largest_piece
 
@@ -85,9 +85,9 @@ class Wire:
         del self.backend.sent[:size]
         self.exchange.server(chunk)
         self.received += chunk
-        self._half_delivered += chunk
-        for _, _, end in list(messages_in(self._half_delivered))[-1:]:
-            self._half_delivered = self._half_delivered[end:]
+        self.half_delivered += chunk
+        for _, _, end in list(messages_in(self.half_delivered))[-1:]:
+            self.half_delivered = self.half_delivered[end:]
 
     def _server_may_talk(self) -> None:
         """Messages a server sends of itself, between two others."""
@@ -145,17 +145,18 @@ class Wire:
 
     @property
     def truly_quiet(self) -> bool:
-        """Nothing is under way in the backend or between it and the client. What a COPY that has failed did not
-        read does not count: the backend throws it away."""
-        return self._inbox_holds_only(_LEFTOVERS) and not self.backend.sent and not self.backend.kept
+        """Nothing is under way in the backend or between it and the client. What does not count: the leftovers of
+        a COPY that has failed, which the backend throws away; what a server says of itself at any time."""
+        return self._inbox_holds_only(_LEFTOVERS) and self._ahead_are_only(b"NSA")
 
     @property
     def nothing_runs(self) -> bool:
         """The same, but a Sync may be on its way and its answer too."""
-        ahead = self._half_delivered + bytes(self.backend.sent + self.backend.kept)
-        return self._inbox_holds_only(_LEFTOVERS | {ord("S")}) and all(
-            kind in b"ZNSA" for kind, _, _ in messages_in(ahead)
-        )
+        return self._inbox_holds_only(_LEFTOVERS | {ord("S")}) and self._ahead_are_only(b"ZNSA")
+
+    def _ahead_are_only(self, kinds: bytes) -> bool:
+        ahead = bytes(self.backend.sent + self.backend.kept)
+        return not self.half_delivered and all(kind in kinds for kind, _, _ in messages_in(ahead))
 
     def _inbox_holds_only(self, kinds: frozenset[int]) -> bool:
         inbox = bytes(self.backend.inbox)

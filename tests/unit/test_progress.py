@@ -55,14 +55,17 @@ def test_what_waits_has_no_rate() -> None:
 
 
 def test_the_sum_of_all() -> None:
-    total = summarize(
-        [copy(), copy(CopyState.READY, seconds=None), copy(CopyState.WAITING, 0, size=0, seconds=None)]
-    )
+    total = summarize([copy(), copy(CopyState.READY, seconds=None), copy(CopyState.WAITING, 0, size=0, seconds=None)])
     assert (total.tables_ready, total.tables_total, total.bytes, total.bytes_total) == (1, 3, 10000, 30000)
     assert total.eta_s == (5000 + 10000) / 2500
     assert total.percent is not None
     assert total.percent < 100
     assert str(total) == "1 of 3 tables ready, 10 kB copied, 33 %, 2 kB/s, about 6 s to go"
+
+
+def test_a_measured_rate_is_preferred() -> None:
+    total = summarize([copy(), copy(CopyState.WAITING, 0, size=0, seconds=None)], bytes_per_sec=1500.0)
+    assert (total.bytes_per_sec, total.eta_s) == (1500.0, 10.0)
 
 
 def test_one_unknown_size_makes_the_sum_unknown() -> None:

@@ -23,9 +23,7 @@ LISTING = """;
 def test_comments_are_left_out_and_names_may_hold_anything() -> None:
     entries = parse_list(LISTING)
     assert [entry.number for entry in entries] == [2738, 2719, 2736, 2720, 2740, 2741, 2747]
-    assert entries[0] == TocEntry(
-        2738, 2606, 16821, 'CONSTRAINT Weird Schema Ta ble; "q" Ta ble; "q"_pkey postgres'
-    )
+    assert entries[0] == TocEntry(2738, 2606, 16821, 'CONSTRAINT Weird Schema Ta ble; "q" Ta ble; "q"_pkey postgres')
     assert (entries[4].classid, entries[4].objid) == (0, 0)
 
 

@@ -74,9 +74,7 @@ def test_only_the_tables_asked_for_count() -> None:
 def test_sequences_and_labels() -> None:
     s, enum = TableName("public", "s"), "public.color"
     source = Shape({}, {s: SequenceShape(1, False)}, {enum: ("red", "green")})
-    assert (
-        differences(source, Shape({}, {s: SequenceShape(5, False)}, {enum: ("green", "red", "x")}), []) == []
-    )
+    assert differences(source, Shape({}, {s: SequenceShape(5, False)}, {enum: ("green", "red", "x")}), []) == []
     assert differences(source, Shape({}), []) == ["sequence public.s is missing"]
     assert differences(source, Shape({}, {s: SequenceShape(-1, True)}, {enum: ("red",)}), []) == [
         "sequence public.s runs another way: descending in a cycle instead of ascending",

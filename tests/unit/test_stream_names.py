@@ -19,9 +19,7 @@ def test_a_plain_pair_keeps_its_name() -> None:
 
 
 def test_names_that_look_alike_stay_apart() -> None:
-    slots = {
-        stream_names(pair, Direction.FORWARD).slot for pair in ("app", "App", "a-b", "a_b", "a b", "ä", "ö")
-    }
+    slots = {stream_names(pair, Direction.FORWARD).slot for pair in ("app", "App", "a-b", "a_b", "a b", "ä", "ö")}
     assert len(slots) == 7
     long = "x" * 60
     assert stream_names(long + "a", Direction.FORWARD) != stream_names(long + "b", Direction.FORWARD)

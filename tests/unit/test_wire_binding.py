@@ -21,9 +21,7 @@ SUBJECT = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
 
 
 def _der(key: SigningKey, algorithm: Hash | None, pss: bool = False) -> bytes:
-    rsa_padding = (
-        padding.PSS(padding.MGF1(algorithm), padding.PSS.DIGEST_LENGTH) if pss and algorithm else None
-    )
+    rsa_padding = padding.PSS(padding.MGF1(algorithm), padding.PSS.DIGEST_LENGTH) if pss and algorithm else None
     certificate = build("localhost", key, SUBJECT, key, algorithm=algorithm, rsa_padding=rsa_padding)
     return certificate.public_bytes(serialization.Encoding.DER)
 

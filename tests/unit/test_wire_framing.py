@@ -25,9 +25,7 @@ def _pieces(data: bytes, cuts: list[int]) -> list[bytes]:
     bodies=st.lists(st.tuples(st.integers(0, 255), st.binary(max_size=LIMIT)), max_size=8),
     cuts=st.lists(st.integers(0, 10_000), max_size=20),
 )
-def test_messages_come_out_whole_however_they_were_cut(
-    bodies: list[tuple[int, bytes]], cuts: list[int]
-) -> None:
+def test_messages_come_out_whole_however_they_were_cut(bodies: list[tuple[int, bytes]], cuts: list[int]) -> None:
     stream = b"".join(messages.message(kind, body) for kind, body in bodies)
     buffer = bytearray()
     taken: list[tuple[int, bytes]] = []
@@ -40,9 +38,7 @@ def test_messages_come_out_whole_however_they_were_cut(
 
 
 @given(data=st.binary(max_size=2000), cuts=st.lists(st.integers(0, 2000), max_size=20))
-def test_any_bytes_are_messages_or_a_violation_and_the_buffer_stays_bounded(
-    data: bytes, cuts: list[int]
-) -> None:
+def test_any_bytes_are_messages_or_a_violation_and_the_buffer_stays_bounded(data: bytes, cuts: list[int]) -> None:
     def run(pieces: list[bytes]) -> tuple[list[tuple[int, bytes]], bool]:
         buffer = bytearray()
         taken = []

@@ -48,12 +48,9 @@ def _exchange(
 def test_the_example_of_rfc_7677() -> None:
     client = ScramClient([MECHANISM], b64decode("rOprNGfwEbeRWgbNEkqO"), user="user")
     assert client.first() == b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO"
-    client.challenge(
-        b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"
-    )
+    client.challenge(b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096")
     assert client.final(derive_keys("pencil", client.salt, client.iterations)) == (
-        b"c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,"
-        b"p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="
+        b"c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="
     )
     client.verify(b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=")
 
@@ -80,9 +77,7 @@ def test_channel_binding_is_used_where_both_have_it(
     client_end_point: bytes | None, server_end_point: bytes | None, mechanism: str, header: bytes
 ) -> None:
     verifier = ScramVerifier.from_password("secret", SALT, FEW)
-    client, _ = _exchange(
-        "secret", verifier, client_end_point=client_end_point, server_end_point=server_end_point
-    )
+    client, _ = _exchange("secret", verifier, client_end_point=client_end_point, server_end_point=server_end_point)
     assert client.mechanism == mechanism
     assert client.first().startswith(header)
 

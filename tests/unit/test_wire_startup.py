@@ -27,9 +27,7 @@ def _startup(protocol: int, body: bytes) -> bytes:
     return protocol.to_bytes(4, "big") + body
 
 
-@given(
-    data=st.one_of(st.binary(max_size=300), st.binary(max_size=300).map(lambda b: _startup(PROTOCOL_3_0, b)))
-)
+@given(data=st.one_of(st.binary(max_size=300), st.binary(max_size=300).map(lambda b: _startup(PROTOCOL_3_0, b))))
 def test_any_bytes_are_a_packet_or_refused(data: bytes) -> None:
     try:
         packet = parse_startup_packet(data)
@@ -40,9 +38,7 @@ def test_any_bytes_are_a_packet_or_refused(data: bytes) -> None:
 
 
 @given(protocol=versions, parameters=st.lists(st.tuples(names, values), max_size=10))
-def test_a_packet_survives_the_way_there_and_back(
-    protocol: int, parameters: list[tuple[bytes, bytes]]
-) -> None:
+def test_a_packet_survives_the_way_there_and_back(protocol: int, parameters: list[tuple[bytes, bytes]]) -> None:
     packet = StartupParameters(protocol, tuple(parameters))
     raw = packet.encode()
     assert int.from_bytes(raw[:4], "big") == len(raw)
