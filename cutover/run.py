@@ -25,7 +25,7 @@ from .failpoints import Failpoints, InjectedFailure
 from .finish import NotFinished, clean_up_aborted, finish_committed, save_outcome
 from .machine import Event, Phase, Reaction, on_failure
 from .pair import LiveRun, Pair
-from .run_context import RunContext, StepFailed
+from .run_context import RESERVE_SHARE, RunContext, StepFailed
 from .run_pause import Pause
 from .run_prepare import Preparation
 
@@ -170,12 +170,11 @@ class Run:
         failed_step = self.run.current
         if self.run.raising is not None:
             await _cancel(self.run.raising)
-        if self.run.general.cutover_fence is FenceKind.TRIGGERS:
-            await self._release_source()
+        if held and self.run.general.cutover_fence is FenceKind.TRIGGERS:
+            await self._release_source(self._rest_of_pause_s())
         self.run.hold.release_sessions()
-        if self.run.general.cutover_fence is not FenceKind.TRIGGERS:
-            # The read-only default binds new sessions only, so those that were held need not wait for its end.
-            await self._release_source()
+        # The read-only default binds new sessions only, so those that were held need not wait for its end.
+        await self._release_source(RELEASE_TIMEOUT_S * 3)
         self.run.hold.release()
         if held:
             self._hold_figures()
@@ -195,22 +194,25 @@ class Run:
             report=self.run.report,
         )
 
-    async def _release_source(self) -> bool:
+    async def _release_source(self, timeout_s: float) -> None:
         """The source serves again, without its fence. Quick, for clients are waiting; the clean-up repeats it."""
         sessions = self.run.sessions
         if sessions is None:
-            return True
-        for session in (sessions.source_reader, sessions.source):
-            if not session.closed:
-                with contextlib.suppress(ControlUnavailable, StatementFailed):
+            return
+        with contextlib.suppress(ControlUnavailable, StatementFailed, TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                for session in (sessions.source_reader, sessions.source):
+                    if not session.closed:
+                        with contextlib.suppress(ControlUnavailable, StatementFailed):
+                            await decision.release_source(session, self.run.run_id, RELEASE_TIMEOUT_S)
+                            return
+                async with await connect(self.run.source_endpoint, timeout_s=RELEASE_TIMEOUT_S) as session:
                     await decision.release_source(session, self.run.run_id, RELEASE_TIMEOUT_S)
-                    return True
-        try:
-            async with await connect(self.run.source_endpoint, timeout_s=RELEASE_TIMEOUT_S) as session:
-                await decision.release_source(session, self.run.run_id, RELEASE_TIMEOUT_S)
-                return True
-        except (ControlUnavailable, StatementFailed):
-            return False
+
+    def _rest_of_pause_s(self) -> float:
+        """What is left for the way back of those who are held; never nothing."""
+        most_s = self.run.general.cutover_max_pause / 1000.0 * (1 - RESERVE_SHARE / 4)
+        return max(0.02, self.run.hold_began + most_s - time.monotonic())
 
     async def _clean_up(self) -> list[str]:
         """Take away what the run made. What cannot be done now is said and left to the next look."""

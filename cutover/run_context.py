@@ -144,11 +144,17 @@ class RunContext:
         budget = self.general.cutover_max_pause / 1000.0 * (1 - RESERVE_SHARE)
         left = self.hold_began + budget - time.monotonic()
         if left <= 0.001:
-            raise StepFailed(
-                f"the pause reached its limit at step {self.current}",
-                hint="cutover_max_pause bounds it; the steps' durations show where the time went.",
-            )
+            raise self.limit_reached()
         return min(left, most_s)
+
+    def limit_reached(self) -> StepFailed:
+        """The pause has used its time; with those who did not become quiet where that is what it waited for."""
+        waited_for = "; ".join(str(s) for s in self.hold.stragglers()[:10]) if self.current == "hold" else ""
+        return StepFailed(
+            f"the pause reached its limit of {self.general.cutover_max_pause} ms",
+            detail=f"waited for {waited_for}" if waited_for else "",
+            hint="cutover_max_pause bounds it; the steps' durations show where the time went.",
+        )
 
     def traffic(self) -> str:
         target = self.source_endpoint

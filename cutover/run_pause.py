@@ -47,10 +47,7 @@ class Pause:
                     await self._commit(moved, detail)
                 self.run.report.round_trips = self.sessions.round_trips() - trips_before
         except TimeoutError as error:
-            raise StepFailed(
-                f"the pause reached its limit of {self.run.general.cutover_max_pause} ms",
-                hint="cutover_max_pause bounds it; the steps' durations show where the time went.",
-            ) from error
+            raise self.run.limit_reached() from error
         finally:
             gc.enable()
 
@@ -83,11 +80,13 @@ class Pause:
             )
             self.run.judge_sessions()
         self.run.hold.begin()
-        drained = await self.run.hold.drain(
-            self.run.left_s(self.run.general.cutover_transaction_timeout / 1000.0), self._begin_raising
-        )
+        timeout_s = self.run.general.cutover_transaction_timeout / 1000.0
+        most_s = self.run.left_s(timeout_s)
+        drained = await self.run.hold.drain(most_s, self._begin_raising)
         self.run.report.transactions_waited = drained.transactions_waited
         if drained.stragglers:
+            if most_s < timeout_s:
+                raise self.run.limit_reached()
             if self.run.general.cutover_transaction_action is TransactionAction.ABORT:
                 raise StepFailed(
                     f"{len(drained.stragglers)} transactions did not end within "

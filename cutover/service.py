@@ -156,6 +156,11 @@ class Moves:
     def busy(self) -> bool:
         return any(pair.busy.locked() for pair in self._pairs.values())
 
+    @property
+    def undecided(self) -> dict[str, str]:
+        """The pairs of which it is not known who serves, and why. Their clients wait."""
+        return {name: pair.undecided for name, pair in self._pairs.items() if pair.undecided}
+
     # -- who serves ----------------------------------------------------------------------------------------
 
     async def _settle(self, pair: Pair, *, first_time: bool = False) -> str:

@@ -8,6 +8,7 @@ Words
 
 Rules
 - Nothing below this package knows it. uvloop is used here only, asyncpg in `console_client` and `demo` only.
+- prometheus_client is used in `metrics` only, starlette and uvicorn in `http` only.
 - stdout is for answers, stderr for progress, problems and logs.
 - Modules that only one subcommand needs are imported when it runs.
 """

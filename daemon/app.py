@@ -32,7 +32,9 @@ from proxy.net.listener import Listener, ListenerLimits
 from proxy.net.port import HandshakePort
 from proxy.net.tls import server_tls
 
+from .http import HttpServer
 from .logging import configure as configure_logging
+from .metrics import Metrics
 from .notify import Notifier
 from .proxy_service import ProxyFacts
 from .version import version
@@ -96,6 +98,10 @@ class Daemon:
         self._frontend.console = self._console
         self._frontend.console_cancel = self._services.cancels.cancel
         self._listener: Listener | None = None
+        self._http: HttpServer | None = None
+        if config.http is not None:
+            metrics = Metrics(self._services.proxy, self._moves, self._services.version)
+            self._http = HttpServer(config.http, metrics, self._not_ready)
         self._notifier = Notifier.from_environment()
         self._tasks: list[asyncio.Task[None]] = []
         self._stop = asyncio.Event()
@@ -107,6 +113,8 @@ class Daemon:
     async def start(self) -> None:
         """Find out who serves, then let clients in. Raises CannotServe, OSError (address in use)."""
         general = self._control.config.general
+        if self._http is not None:
+            await self._http.bind()
         await self._moves.start()
         self._listener = Listener(
             general.host,
@@ -119,6 +127,8 @@ class Daemon:
             ),
         )
         await self._listener.start()
+        if self._http is not None:
+            self._http.start()
         self._tasks.append(asyncio.create_task(sweep_for_ever(self._frontend), name="janitor"))
         self._tasks.append(
             asyncio.create_task(self._services.averages.run(self._services.proxy.stats), name="averages")
@@ -142,6 +152,8 @@ class Daemon:
         """No new clients; a run ends first; then clients leave, or are told to, within shutdown_timeout."""
         self._notifier.stopping()
         self._frontend.shutting_down = True
+        if self._http is not None:
+            await self._http.close()
         if self._listener is not None:
             self._listener.close()
         await self._let_clients_leave()
@@ -159,6 +171,13 @@ class Daemon:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         log.info("stopped")
+
+    def _not_ready(self) -> list[str]:
+        """Why clients should not be sent here, for /readyz."""
+        reasons = [f'it is not known who serves "{name}": {why}' for name, why in self._moves.undecided.items()]
+        if self._listener is None or self._stop.is_set():
+            reasons.append("clients are not accepted: the daemon starts or stops")
+        return reasons
 
     async def _let_clients_leave(self) -> None:
         timeout_s = self._control.config.general.shutdown_timeout / 1000.0

@@ -26,6 +26,7 @@ from ..errors import (
     UnknownDatabase,
 )
 from ..wire import messages
+from ..wire.scram import ScramKeys
 from .cancel import send_cancel
 from .client_login import CancelTarget, ClientLogin, accept_client
 from .credentials import login_settings
@@ -91,7 +92,7 @@ class Frontend:
             return
         except ProxyError as error:
             getattr(log, error.log_level, log.warning)(
-                "client_refused", sqlstate=error.sqlstate, reason=error.message
+                "client_refused", sqlstate=error.sqlstate, reason=error.message, detail=error.log_detail
             )
         finally:
             self.logging_in -= 1
@@ -243,11 +244,16 @@ class Frontend:
             told = {key: value for key, value in extra.items() if startup.get(key) is None}
             startup = startup.with_changes(extra=told)
         secret = entry.server_password or entry.password
+        password: str | ScramKeys | None = secret.get_secret_value() if secret is not None else None
+        if entry.server_password is None and login.scram_keys is not None and _is_verifier(password):
+            # Only the client knows the password; its proof has given us the keys that a server with the very same
+            # verifier accepts as well.
+            password = login.scram_keys
         opened = await open_link(
             target,
             startup,
             entry.login_user,
-            secret.get_secret_value() if secret is not None else None,
+            password,
             self.config.general.connect_timeout / 1000.0,
         )
         return Link(next(self._link_ids), target, opened)
@@ -339,6 +345,10 @@ class Frontend:
 
 def _shutting_down() -> CannotConnectNow:
     return CannotConnectNow("the database system is shutting down")
+
+
+def _is_verifier(password: str | ScramKeys | None) -> bool:
+    return isinstance(password, str) and password.startswith("SCRAM-SHA-256$")
 
 
 async def _notify(route: Route) -> None:

@@ -18,8 +18,9 @@ from ..wire import messages
 from .link import Link, LinkLost
 from .session import Session
 
-OPEN_AT_ONCE = 16
-"""Twins opened at the same time: enough to be quick, few enough not to storm the server."""
+OPEN_AT_ONCE = 3
+"""Twins opened at the same time. Few: it is before the pause, nobody waits for it, and clients share our processor
+and the servers with it."""
 
 QUIET_WAIT_S = 1.0
 """A session that finds no quiet moment before the pause is asked inside it."""

@@ -156,7 +156,7 @@ class Exchange:
         self._seen = _SEEN_FROM_SERVER
         self._preparing = False  # nothing but Parse, Describe and Close of statements since the last Sync
         self._due = 0  # how many of those are not answered yet
-        self._copy_syncs = 0  # Syncs taken off the queue for the COPY that is under way
+        self._copy_syncs = 0  # Syncs not in the queue because of the COPY that is under way
         self._stray = 0  # of those, how many may be answered after all because the COPY failed
         self._stray_answered = False  # meanwhile: something came since the last ReadyForQuery
         self._stray_first = False  # the ReadyForQuery that ends the failed COPY has not come yet
@@ -279,7 +279,11 @@ class Exchange:
                 else:
                     self._text_begins(kind, length, data[position + 5 :])
             elif kind == _SYNC:
-                if not self.copy_in:
+                if self.copy_in:
+                    self._copy_syncs += 1
+                    if self.unsynced:
+                        self.unsynced = _UNSYNCED_BY_COPY
+                else:
                     self._owed.append(_OWED_SYNC if self.unsynced else _OWED_BARE_SYNC)
                     self.unsynced = _SYNCED
                     if self._preparing:
@@ -494,12 +498,13 @@ class Exchange:
                 return
             while len(owed) > 1 and owed[1] == _OWED_BARE_SYNC:
                 del owed[1]
+                self._copy_syncs += 1
         elif owed and owed[0] == _COPY_ENDED:
             owed.popleft()
             return
         elif owed and owed[0] == _OWED_SYNC:
             owed.popleft()
-            self._copy_syncs = 1
+            self._copy_syncs += 1
             while owed and owed[0] == _OWED_BARE_SYNC:
                 owed.popleft()
                 self._copy_syncs += 1

@@ -42,6 +42,8 @@ class DaemonOptions:
     source: Address | None = None
     destination: Address | None = None
     failpoint: str = ""
+    http: Mapping[str, Any] | None = None
+    """What [http] says; empty: 127.0.0.1 and the daemon's `http_port`. None: no such section."""
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -53,6 +55,7 @@ class Daemon:
         self.options = options or DaemonOptions()
         self.directory = directory
         self.port = free_port()
+        self.http_port = free_port()
         self.config_path = directory / "pgcutover.toml"
         self.users_path = directory / "users.toml"
         self.log_path = directory / "daemon.log"
@@ -65,7 +68,7 @@ class Daemon:
     def write_files(self) -> None:
         source = self.options.source or Address(self.pair.source.host, self.pair.source.port)
         destination = self.options.destination or Address(self.pair.destination.host, self.pair.destination.port)
-        config = {
+        config: dict[str, Any] = {
             "general": {
                 "host": "127.0.0.1",
                 "port": self.port,
@@ -94,6 +97,8 @@ class Daemon:
                 }
             ],
         }
+        if self.options.http is not None:
+            config["http"] = {"host": "127.0.0.1", "port": self.http_port, **self.options.http}
         users = [{"name": user, "database": name} for user in self.options.users for name in ("app", "app_next")]
         self.config_path.write_text(tomli_w.dumps(config))
         self.users_path.write_text(tomli_w.dumps({"users": users}))
