@@ -28,16 +28,21 @@ class Known:
     epoch: int
     run_id: UUID | None
     successor: UUID | None
+    successor_place: str = ""  # its address when it took over, as the journal has it
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
     """One name of a pair. `reachable` false: it could not be asked. `known` None with reachable: it was never
-    part of a move."""
+    part of a move. `place` is where the name leads, for those who read the verdict."""
 
     name: str
     reachable: bool
     known: Known | None
+    place: str = ""
+
+    def __str__(self) -> str:
+        return f'"{self.name}" ({self.place})' if self.place else f'"{self.name}"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +139,10 @@ def _moved(side: Side, other: Side) -> Verdict:
     if not other.reachable:
         return Wait(f'"{side.name}" has moved to "{other.name}", which cannot be reached')
     if other.known is None or other.known.uuid != side.known.successor:
+        successor = side.known.successor_place or f"the database {side.known.successor}"
         return Refuse(
-            f'"{side.name}" has moved to the database {side.known.successor}, and "{other.name}" is not that '
-            f'database. Configure the database that "{side.name}" moved to.'
+            f"{side} has moved to {successor}, and {other} is not that database. "
+            f'Configure the database that "{side.name}" moved to.'
         )
     return Refuse(
         f'"{side.name}" has moved to "{other.name}", which does not say that it serves ({other.known.state}); '

@@ -151,7 +151,7 @@ class Pause:
         risen = arrival.risen(self.prepared.counters)
         if risen:
             raise StepFailed("errors or conflicts since the check", detail="; ".join(risen))
-        await self.prepared.streams.at_drain_point(self.sessions.destination_waiter, self.sessions.source.major)
+        await self.prepared.streams.skip_what_came(self.sessions.destination_waiter, self.sessions.source.major)
         return f"marker after {(time.monotonic() - began) * 1000.0:.1f} ms"
 
     async def _carry_locks(self) -> None:

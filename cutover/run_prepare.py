@@ -79,6 +79,7 @@ class Preparation:
             types, code = await self._make_twins(sessions, there)
             detail.append(f"{self.run.pair.control.client_count(self.run.source_name)} clients")
             self.run.judge_sessions()
+        await flow.skip_what_came(sessions.destination, sessions.source.major)
         return Prepared(here, there, flow, sequences, types, code, counters)
 
     async def _identities(self, sessions: Sessions) -> tuple[Identity, Identity]:

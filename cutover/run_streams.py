@@ -7,10 +7,11 @@ the first write on. Which of the two is "forward" depends on where the move bega
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from replication import streams
+from replication import decision, streams
 from replication.adoption import adopted_names
 from replication.control_schema import Identity
 from replication.endpoint import Endpoint
@@ -21,7 +22,8 @@ SLOT_WAIT_S = 30.0
 """Making the return slot waits for transactions open on the destination; not inside the pause, but not for ever."""
 
 ORIGIN_FILTER_MAJOR = 16
-"""From this version on a subscription can leave out what came from elsewhere (origin = none)."""
+"""From this version on a publisher can leave out what came to it from elsewhere, and a subscriber can ask for that
+(origin = none)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +61,16 @@ class RunStreams:
         await streams.ensure_reverse_stream(source, destination, self.destination, self.outbound, wait_s=SLOT_WAIT_S)
         return f'subscription "{self.outbound.subscription}" on "{source.endpoint.name}", disabled'
 
-    async def at_drain_point(self, destination: ControlSession, source_major: int) -> None:
-        """Inside the pause, once everything has arrived: a subscriber that cannot filter by origin must not be
-        sent what came from itself, so its slot is moved past it (under a millisecond)."""
-        if source_major < ORIGIN_FILTER_MAJOR:
+    async def skip_what_came(self, destination: ControlSession, source_major: int) -> None:
+        """Where one of the two servers cannot filter by origin, the subscriber must not be sent what came from
+        itself, so its slot is moved past everything that has been applied so far: once before the pause, so that
+        little is left to decode, and at the drain point (under a millisecond).
+
+        A slot cannot be moved beyond what is flushed, and the apply worker commits asynchronously; a commit that
+        does flush goes first (PostgreSQL: pg_replication_slot_advance).
+        """
+        if min(source_major, destination.major) < ORIGIN_FILTER_MAJOR:
+            await decision.write_marker(destination, "flush", time.time_ns() // 1000)
             await streams.advance_slot(destination, self.outbound.slot)
 
 

@@ -216,14 +216,18 @@ class Daemon:
     async def reload(self) -> Sequence[str]:
         """Both files, all or nothing, never during a run. Raises ConfigError with everything that is wrong."""
         async with self._reload_lock:
-            if self._moves.busy:
-                raise ConfigError([_problem(self._config_path, "a move is under way; RELOAD when it has ended")])
+            self._refuse_reload_during_a_move()
+            running = self._control.config
             loaded = load(self._config_path, self._users_path)
             problems = reloadable(self._control.config, loaded)
             if problems:
                 raise ConfigError(problems)
             try:
                 loaded, told = await self._moves.oriented(loaded)
+                # A run may have begun, or even have come to its end, while the databases were asked.
+                self._refuse_reload_during_a_move()
+                if self._control.config is not running:
+                    raise ConfigError([_problem(self._config_path, "what runs has changed meanwhile; RELOAD again")])
                 tls = server_tls(loaded.general)
                 changes = difference(self._control.config, loaded)
                 self._control.apply(loaded)
@@ -234,6 +238,10 @@ class Daemon:
             except (CannotServe, ProxyError) as error:
                 raise ConfigError([_problem(self._config_path, str(error))]) from error
             return [*told, *(str(change) for change in changes)]
+
+    def _refuse_reload_during_a_move(self) -> None:
+        if self._moves.busy:
+            raise ConfigError([_problem(self._config_path, "a move is under way; RELOAD when it has ended")])
 
     async def _set_value(self, key: str, value: object) -> None:
         config = self._control.config

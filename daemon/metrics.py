@@ -36,7 +36,7 @@ _DATABASE_COUNTERS: Final[tuple[tuple[str, str, Callable[[StatsView], float]], .
     ("queries", "Requests that clients have had answered.", lambda s: s.query_count),
     ("received_bytes", "Bytes received from clients.", lambda s: s.bytes_received),
     ("sent_bytes", "Bytes sent to clients.", lambda s: s.bytes_sent),
-    ("client_wait_seconds", "Time that requests of clients were held, by a run or a PAUSE.", lambda s: s.wait_time_us / 1e6),
+    ("client_wait_seconds", "Time that requests were held by a run or a PAUSE.", lambda s: s.wait_time_us / 1e6),
 )
 
 _LAST_RUN: Final[tuple[tuple[str, str, Callable[[RunReport], float]], ...]] = (
@@ -141,7 +141,7 @@ class Snapshot(Collector):
         yield from self._past_runs()
 
     def _traffic(self) -> Iterable[Metric]:
-        """Not from the rows of clients and links: 10,000 of them would take longer than a pause may."""
+        """Not from the rows of clients and links: an object for each of 10,000 would hold the event loop up."""
         clients = _gauge("clients", "Clients that are logged in.", "database")
         waiting = _gauge("clients_waiting", "Clients that wait: held by a run or a PAUSE, or for a link.", "database")
         longest = _gauge("client_longest_wait_seconds", "How long the longest of them has waited.", "database")

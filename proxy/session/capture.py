@@ -21,17 +21,29 @@ ASK_STATEMENT = b"_pgcutover_ask"
 
 SEPARATOR = b"\x1f"
 
+UNHURRIED_SQL = b"""
+SELECT 'statement_timeout'::pg_catalog.text, pg_catalog.current_setting('statement_timeout'),
+  pg_catalog.set_config('statement_timeout', '0', true), ''
+WHERE pg_catalog.current_setting('statement_timeout')::pg_catalog.interval
+  OPERATOR(pg_catalog.>) '0'::pg_catalog.interval
+AND pg_catalog.current_setting('statement_timeout')::pg_catalog.interval
+  OPERATOR(pg_catalog.<) '10 s'::pg_catalog.interval
+""".strip()
+"""Goes ahead of ASK_SQL in the same implicit transaction: a client's short statement_timeout must not hit our
+question. It is lifted for that transaction only, and its value reported, for ASK_SQL then sees the lifted one."""
+
 ASK_SQL = b"""
 WITH s AS MATERIALIZED (SELECT name, setting, source FROM pg_catalog.pg_settings)
 SELECT 'role'::pg_catalog.text, pg_catalog.current_setting('role'), session_user::pg_catalog.text, ''
 UNION ALL SELECT 'setting', name, setting, '' FROM s
-  WHERE source OPERATOR(pg_catalog.=) 'session' AND name OPERATOR(pg_catalog.!~~) 'transaction\\_%'
+  WHERE source OPERATOR(pg_catalog.=) 'session' AND name OPERATOR(pg_catalog.<>)
+    ALL ('{transaction_isolation,transaction_read_only,transaction_deferrable}'::pg_catalog.text[])
 UNION ALL SELECT 'custom', n, pg_catalog.current_setting(n, true), '' FROM pg_catalog.unnest($1::pg_catalog.text[]) n
   WHERE pg_catalog.current_setting(n, true) IS NOT NULL
     AND NOT EXISTS (SELECT 1 FROM s WHERE s.name OPERATOR(pg_catalog.=) n)
 UNION ALL SELECT CASE WHEN p.from_sql THEN 'prepared_sql' ELSE 'prepared' END, p.name, p.statement,
   coalesce((SELECT pg_catalog.string_agg(
-      CASE WHEN t.oid OPERATOR(pg_catalog.<) 16384::pg_catalog.oid THEN t.oid::pg_catalog.text
+      CASE WHEN t.oid OPERATOR(pg_catalog.<) 10000::pg_catalog.oid THEN t.oid::pg_catalog.text
       ELSE pg_catalog.quote_ident(n.nspname) OPERATOR(pg_catalog.||) '.'
            OPERATOR(pg_catalog.||) pg_catalog.quote_ident(t.typname) END, pg_catalog.chr(31) ORDER BY a.nr)
     FROM pg_catalog.unnest(p.parameter_types) WITH ORDINALITY a(type, nr)
@@ -43,9 +55,17 @@ UNION ALL SELECT 'cursor', c.name, '', '' FROM pg_catalog.pg_cursor() c WHERE c.
 UNION ALL SELECT 'temp', c.relname::pg_catalog.text, '', '' FROM pg_catalog.pg_class c
   WHERE pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0::pg_catalog.oid
     AND c.relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()
-    AND c.relkind IN ('r', 'p', 'v', 'S', 'f', 'm')
+    AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p,v,S,f,m,c}'::pg_catalog."char"[])
+UNION ALL SELECT 'temp', p.proname::pg_catalog.text, '', '' FROM pg_catalog.pg_proc p
+  WHERE pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0::pg_catalog.oid
+    AND p.pronamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()
+UNION ALL SELECT 'temp', t.typname::pg_catalog.text, '', '' FROM pg_catalog.pg_type t
+  WHERE pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0::pg_catalog.oid
+    AND t.typnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()
+    AND t.typrelid OPERATOR(pg_catalog.=) 0::pg_catalog.oid AND t.typelem OPERATOR(pg_catalog.=) 0::pg_catalog.oid
 """.strip()
-"""Rows of kind, name, value, extra."""
+"""Rows of kind, name, value, extra. OIDs below 10000 were given by hand and are the same on every server
+(src/include/access/transam.h, FirstGenbkiObjectId); other types travel by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +118,9 @@ def state_from_rows(rows: Iterable[Sequence[bytes | None]]) -> SessionState:
     for row in rows:
         kind, name, value, extra = (column if column is not None else b"" for column in row)
         if kind == b"setting":
-            settings[name] = value
+            settings.setdefault(name, value)
+        elif kind == b"statement_timeout":  # comes first, see UNHURRIED_SQL
+            settings[kind] = name
         elif kind == b"custom":
             custom[name] = value
         elif kind == b"role":

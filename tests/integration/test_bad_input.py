@@ -58,8 +58,7 @@ BEFORE_LOG_IN = {
     "length 0": length_word(0),
     "length 4": length_word(4),
     "length 7": length_word(7) + b"xxx",
-    "length 8 and no version": length_word(8) + bytes(4),
-    "length 10001": length_word(10001) + V3,
+    "length 10005": length_word(10005) + V3,
     "the greatest length": length_word(0xFFFFFFFF) + V3,
     "half a length": b"\0\0",
     "half a packet": packet(V3 + USER + DATABASE + b"\0")[:-7],
@@ -77,7 +76,7 @@ BEFORE_LOG_IN = {
     "a bad replication value": packet(V3 + USER + DATABASE + b"replication\0perhaps\0\0"),
     "an unknown setting": packet(V3 + USER + DATABASE + b"no_such_setting\0" + b"1\0\0"),
     "a bad setting": packet(V3 + USER + DATABASE + b"work_mem\0lots\0\0"),
-    "bad options": packet(V3 + USER + DATABASE + b"options\0--\0\0"),
+    "bad options": packet(V3 + USER + DATABASE + b"options\0-c\0\0"),
     "a bad encoding": packet(V3 + USER + DATABASE + b"client_encoding\0KLINGON\0\0"),
     "an SSL request and then nothing": SSL_REQUEST,
     "an SSL request with more behind it": SSL_REQUEST + b"more",
@@ -100,8 +99,14 @@ async def test_before_the_log_in(name: str, proxy: PlainProxy, pg18: EmbeddedPos
             if not _says_enough(name):
                 wire.writer.write_eof()
             answers.append(heard + await wire.until_closed())
-    direct, through = answers
-    assert _told(through) == _told(direct)
+    direct, through = (_told(answer) for answer in answers)
+    if not direct and through:
+        # PostgreSQL only logs these; saying it helps whoever points the wrong program at this port.
+        ((_, _, sqlstate, text, *_),) = through
+        assert sqlstate == "08P01"
+        assert text in ("invalid length of startup packet", "invalid length of cancel request packet")
+    else:
+        assert through == direct
     await proxy.nobody_left()
 
 
@@ -111,9 +116,10 @@ def _says_enough(name: str) -> bool:
 
 
 def _told(answer: bytes) -> list[tuple[str, ...]]:
-    """Severity, SQLSTATE, text, detail and hint of errors; other messages as they are. The rest of an error says
-    where in the server's source it was found.
+    """Severity, SQLSTATE, text, detail and hint of errors. The rest of one says where in the server's source it was
+    found. Left out are the refusal of TLS, and AuthenticationOk: the proxy knows what is wrong before it says so.
     """
+    answer = answer.removeprefix(b"N")
     if answer[:1] == b"E" and answer[-2:] == b"\n\0":
         return [("as in protocol 2", answer.decode())]
     found: list[tuple[str, ...]] = []
@@ -121,7 +127,7 @@ def _told(answer: bytes) -> list[tuple[str, ...]]:
         if message.kind == ord("E"):
             fields = message.fields
             found.append(tuple(fields.get(key, "") for key in "SVCMDH"))
-        else:
+        elif message.kind != ord("R"):
             found.append((chr(message.kind), message.body.hex()))
     return found
 
@@ -208,8 +214,11 @@ async def test_after_the_log_in(name: str, proxy: PlainProxy, pg18: EmbeddedPost
 
 
 async def test_bad_input_of_a_client_that_is_held(proxy: PlainProxy, pg18: EmbeddedPostgres) -> None:
-    """It is told when it is let go."""
-    for name in ("length 3", "an unknown type", "a negative length", "a length beyond all limits", "bad behind good"):
+    """It is told when it is let go, as if it had not been held."""
+    for name in ("length 3", "an unknown type", "a length beyond all limits", "bad behind good", "bad in COPY"):
+        async with await Wire.login(pg18.host, pg18.port, "postgres") as wire:
+            wire.send(AFTER_LOG_IN[name])
+            direct = split(await wire.until_closed())
         async with await Wire.login("127.0.0.1", proxy.port, "postgres") as wire:
             await proxy.command("PAUSE postgres")
             try:
@@ -217,8 +226,7 @@ async def test_bad_input_of_a_client_that_is_held(proxy: PlainProxy, pg18: Embed
                 await eventually(lambda: _state_is(proxy, "waiting"), f"the client to wait: {name}")
             finally:
                 await proxy.command("RESUME postgres")
-            *_, error = split(await wire.until_closed())
-            assert (error.fields["V"], error.fields["C"]) == ("FATAL", "08P01"), name
+            assert split(await wire.until_closed()) == direct, name
         await proxy.nobody_left()
 
 

@@ -83,10 +83,8 @@ async def test_figures_of_traffic_and_of_a_move(pair: Pair, tmp_path: Path) -> N
     async with Daemon(pair, tmp_path / "daemon", DaemonOptions(http={})) as daemon:
         client = await daemon.connect()
         before = await figures(daemon)
-        assert (before["clients app"], before["clients app_next"]) == (1, 0)
-        assert (before["links idle app"], before["links active app"], before["links login app"]) == (0, 0, 0) or (
-            before["links idle app"] + before["links active app"] == 1
-        )
+        assert (before["clients app"], before["clients app_next"], before["clients_waiting app"]) == (1, 0, 0)
+        assert (before["links app idle"], before["links app active"], before["links app login"]) == (1, 0, 0)
         assert before["gate app open"] == 1
         await client.fetchval("SELECT repeat('x', 50000)")
         await client.execute("INSERT INTO public.t VALUES (1)")
@@ -104,7 +102,7 @@ async def test_figures_of_traffic_and_of_a_move(pair: Pair, tmp_path: Path) -> N
         assert 0 < replicating["replication_lag_seconds forward app"] < 3
         assert 0 <= replicating["replication_lag_bytes forward app"] < 2**30
         assert replicating["phase app replicating"] == 1
-        assert replicating["runs_total app committed cutover"[:10] + " committed cutover app"] == 0
+        assert replicating["runs_total cutover committed app"] == 0
 
         await daemon.command("CUTOVER")
         moved = await figures(daemon)
@@ -112,10 +110,137 @@ async def test_figures_of_traffic_and_of_a_move(pair: Pair, tmp_path: Path) -> N
         await client.close()
     assert (moved["phase app moved"], moved["phase app replicating"]) == (1, 0)
     assert moved["epoch app"] == replicating["epoch app"] + 1
-    assert moved["runs_total committed cutover app"] == 1
+    assert moved["runs_total cutover committed app"] == 1
     assert moved["last_run_committed cutover app"] == 1
     assert moved["last_run_pause_seconds cutover app"] == pytest.approx(float(run["pause_ms"]) / 1000, abs=1e-3)
-    assert moved["last_run_pause_seconds cutover app"] > 0
-    assert moved["last_run_duration_seconds cutover app"] > moved["last_run_pause_seconds cutover app"]
+    assert moved["last_run_duration_seconds cutover app"] > moved["last_run_pause_seconds cutover app"] > 0
     assert moved["replication_lag_bytes reverse app"] >= 0
     assert "replication_lag_bytes forward app" not in moved
+
+
+async def test_held_clients_are_seen(pair: Pair, tmp_path: Path) -> None:
+    async with Daemon(pair, tmp_path / "daemon", DaemonOptions(http={})) as daemon:
+        client = await daemon.connect()
+        await daemon.command("PAUSE app")
+        request = asyncio.create_task(client.fetchval("SELECT 1"))
+
+        async def waiting() -> bool:
+            return (await figures(daemon))["clients_waiting app"] == 1
+
+        await eventually(waiting, "the client is seen waiting")
+        held = await figures(daemon)
+        assert (held["gate app closed"], held["gate app open"]) == (1, 0)
+        assert held["client_longest_wait_seconds app"] > 0
+        await daemon.command("RESUME app")
+        assert await request == 1
+        free = await figures(daemon)
+        assert free["clients_waiting app"] == 0
+        assert free["client_wait_seconds_total app"] >= held["client_longest_wait_seconds app"]
+        await client.close()
+
+
+async def test_a_pair_without_a_move(pair: Pair, tmp_path: Path) -> None:
+    async with Daemon(pair, tmp_path / "daemon", DaemonOptions(http={})) as daemon:
+        found = await figures(daemon)
+        assert found["phase app idle"] == 1
+        assert [name for name in found if name.startswith(("replication_", "epoch", "last_run_"))] == []
+        assert await readiness(daemon) == (200, {"ready": True, "reasons": []})
+        health = await get(daemon, "/healthz")
+        assert (health.status, health.body) == (200, "ok\n")
+        assert (await get(daemon, "/healthz", method="HEAD")).status == 200
+        assert (await get(daemon, "/healthz", method="POST")).status == 405
+        assert (await get(daemon, "/nothing")).status == 404
+
+
+async def test_not_ready_while_it_is_not_known_who_serves(pair: Pair, cables: dict[str, Cable], tmp_path: Path) -> None:
+    await replicate_directly(pair)
+    for cable in cables.values():
+        cable.cut()
+    async with Daemon(pair, tmp_path / "daemon", options(cables)) as daemon:
+        status, body = await readiness(daemon)
+        assert (status, body["ready"]) == (503, False)
+        [reason] = body["reasons"]
+        assert reason.startswith('it is not known who serves "app": neither "app"')
+        assert (await get(daemon, "/healthz")).status == 200
+        found = await figures(daemon)
+        assert found["phase app unknown"] == 1
+        assert found["gate app open"] == 0
+        assert [name for name in found if name.startswith(("replication_", "epoch", "runs_", "last_run_"))] == []
+        for cable in cables.values():
+            cable.restore()
+
+        async def ready() -> bool:
+            return (await readiness(daemon))[0] == 200
+
+        await eventually(ready, "the node is ready once the databases are back", timeout_s=20)
+        assert (await figures(daemon))["phase app replicating"] == 1
+
+
+async def test_a_destination_that_hangs_costs_its_figures_only(
+    pair: Pair, cables: dict[str, Cable], tmp_path: Path
+) -> None:
+    await replicate_directly(pair)
+    async with Daemon(pair, tmp_path / "daemon", options(cables)) as daemon:
+        client = await daemon.connect()
+        assert (await figures(daemon))["replication_lag_bytes forward app"] >= 0
+        cables["destination"].stall()
+        connections = cables["destination"].connections
+        began = time.monotonic()
+        for scrape in await asyncio.gather(*(figures(daemon) for _ in range(5))):
+            assert scrape["clients app"] == 1
+            assert scrape["phase app replicating"] == 1
+            assert [name for name in scrape if name.startswith("replication_lag_bytes")] == []
+        assert time.monotonic() - began < SCRAPE_DEADLINE_S
+        assert cables["destination"].connections <= connections + 3  # the streams, the history, the watch of the lag
+        assert (await get(daemon, "/healthz", timeout_s=2)).status == 200
+        assert (await readiness(daemon))[0] == 200
+        cables["destination"].resume()
+        await client.close()
+
+
+async def test_a_port_in_use_is_a_clear_error(pair: Pair, tmp_path: Path) -> None:
+    daemon = Daemon(pair, tmp_path / "daemon", DaemonOptions(http={}))
+    with socket.create_server(("127.0.0.1", daemon.http_port)):
+        await daemon.start(expect_exit=True)
+    assert daemon.process is not None
+    assert daemon.process.returncode == 1
+    assert f"[http]: cannot listen on 127.0.0.1:{daemon.http_port}: Address already in use" in daemon.log()
+    assert "Traceback" not in daemon.log()
+
+
+async def test_no_section_no_port(pair: Pair, tmp_path: Path) -> None:
+    async with Daemon(pair, tmp_path / "daemon") as daemon:
+        with pytest.raises(ConnectionRefusedError):
+            await get(daemon, "/healthz")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_it_ends_before_the_clients_do(pair: Pair, tmp_path: Path, number: signal.Signals) -> None:
+    """The signals are the daemon's own: clients have their time, whatever hangs on the HTTP port."""
+    settings = DaemonOptions(http={}, general={"shutdown_timeout": 30_000})
+    async with Daemon(pair, tmp_path / "daemon", settings) as daemon:
+        client = await daemon.connect()
+        transaction = client.transaction()
+        await transaction.start()
+        _, idle = await asyncio.open_connection("127.0.0.1", daemon.http_port)
+        _, half = await asyncio.open_connection("127.0.0.1", daemon.http_port)
+        half.write(b"GET /metrics HTTP/1.1\r\nHost: loc")
+        assert (await get(daemon, "/healthz")).status == 200
+        daemon.send_signal(number)
+
+        async def closed() -> bool:
+            try:
+                await get(daemon, "/healthz")
+            except OSError:
+                return True
+            return False
+
+        await eventually(closed, "the HTTP port is closed")
+        assert await client.fetchval("SELECT 1") == 1
+        await transaction.rollback()
+        await client.close()
+        assert await daemon.wait_dead() == 0
+        for writer in (idle, half):
+            writer.close()
+    assert "Traceback" not in daemon.log()
+    assert "stopped" in daemon.log()

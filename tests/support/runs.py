@@ -70,3 +70,16 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, str]:
 
 def step_row(rows: list[dict[str, Any]], step: str) -> dict[str, Any]:
     return next(row for row in rows if row["step"] == step)
+
+
+async def with_notices(daemon: Daemon, sql: str, timeout_s: float = 60) -> list[str]:
+    """The NOTICEs of a console command that goes through."""
+    heard: list[str] = []
+    connection = await daemon.console()
+    connection.add_log_listener(lambda _connection, message: heard.append(str(message.message)))
+    try:
+        async with asyncio.timeout(timeout_s):
+            await connection.fetch(sql)
+    finally:
+        await connection.close(timeout=5)
+    return heard

@@ -177,7 +177,7 @@ async def test_a_fault_in_one_answer_costs_that_answer_only(subject: Metrics, mo
     samples = await scrape(subject)
     assert_no_lag(samples)
     assert only(samples, "phase")["app replicating"] == 1
-    assert only(samples, "runs_total")["committed cutover app"] == 1
+    assert only(samples, "runs_total")["cutover committed app"] == 1
 
 
 async def test_no_epoch_before_the_first_move(subject: Metrics, moves: Moves) -> None:
@@ -197,13 +197,11 @@ async def test_databases_are_left_alone(subject: Metrics, moves: Moves, phase: s
     assert (moves.asked("streams"), moves.asked("history")) == (1, 1)
     assert [name for name, value in only(samples, "phase").items() if value] == [f"app {word}"]
     assert_no_lag(samples)
-    assert only(samples, "runs_total")["committed cutover app"] == 1
+    assert only(samples, "runs_total")["cutover committed app"] == 1
 
 
 @pytest.mark.parametrize("silent", ["state", "streams", "history"])
-async def test_a_hanging_database(
-    subject: Metrics, moves: Moves, silent: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_hanging_database(subject: Metrics, moves: Moves, silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A scrape goes without the answer; the next ones do not ask again while it is due, and have it when it comes."""
     monkeypatch.setattr(metrics, "ANSWER_WITHIN_S", 0.05)
     moves.silent, moves.runs = silent, [example_report()]
@@ -259,9 +257,9 @@ async def test_runs(subject: Metrics, moves: Moves) -> None:
     samples = await scrape(subject)
     counts = only(samples, "runs_total")
     assert {name: count for name, count in counts.items() if count} == {
-        "committed cutover app": 1,
-        "aborted cutover app": 1,
-        "committed revert app": 1,
+        "cutover committed app": 1,
+        "cutover aborted app": 1,
+        "revert committed app": 1,
     }
     assert len(counts) == len(RunKind) * len(RunOutcome)
     assert only(samples, "last_run_committed") == {"cutover app": 0, "revert app": 1}
@@ -292,4 +290,4 @@ async def test_a_side_that_went_away_does_not_take_its_runs_along(subject: Metri
     moves.runs = [example_report()]
     await scrape(subject)
     moves.runs = []
-    assert only(await scrape(subject), "runs_total")["committed cutover app"] == 1
+    assert only(await scrape(subject), "runs_total")["cutover committed app"] == 1
