@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from config.model import Config, CutoverPair
 from proxy.control import ProxyControl
+from replication import decision
 from replication.control_schema import ForeignIdentity, Identity, read_identity
 from replication.endpoint import Endpoint, endpoint
 from replication.session import ControlSession, ControlUnavailable, StatementFailed, connect
@@ -145,12 +146,15 @@ async def look(config: Config, entry: CutoverPair) -> recovery.Verdict:
 async def _side(target: Endpoint) -> recovery.Side:
     try:
         async with await connect(target, timeout_s=CONNECT_TIMEOUT_S) as session:
-            return recovery.Side(target.name, True, known(await read_identity(session)))
+            identity = await read_identity(session)
+            successor = identity.successor if identity is not None else None
+            place = await decision.place_of(session, successor) if successor is not None else ""
+            return recovery.Side(target.name, True, known(identity, place), target.place)
     except (ControlUnavailable, StatementFailed):
-        return recovery.Side(target.name, False, None)
+        return recovery.Side(target.name, False, None, target.place)
 
 
-def known(identity: Identity | None) -> recovery.Known | None:
+def known(identity: Identity | None, successor_place: str = "") -> recovery.Known | None:
     if identity is None:
         return None
     return recovery.Known(
@@ -159,4 +163,5 @@ def known(identity: Identity | None) -> recovery.Known | None:
         identity.epoch,
         identity.run_id,
         identity.successor,
+        successor_place,
     )

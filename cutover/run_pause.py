@@ -76,17 +76,17 @@ class Pause:
         if self.run.hold.without_twin():
             code = self.prepared.code
             await self.run.hold.prepare_twins(
-                self.prepared.types, set(code.options), set(code.functions), self.run.left_s(TWIN_TIMEOUT_S)
+                self.prepared.types,
+                set(code.options),
+                set(code.functions),
+                self.run.left_s(TWIN_TIMEOUT_S),
+                wait_for_quiet=False,
             )
             self.run.judge_sessions()
         self.run.hold.begin()
-        timeout_s = self.run.general.cutover_transaction_timeout / 1000.0
-        most_s = self.run.left_s(timeout_s)
-        drained = await self.run.hold.drain(most_s, self._begin_raising)
+        drained = await self._quiet()
         self.run.report.transactions_waited = drained.transactions_waited
-        if drained.stragglers:
-            if most_s < timeout_s:
-                raise self.run.limit_reached()
+        while drained.stragglers:
             if self.run.general.cutover_transaction_action is TransactionAction.ABORT:
                 raise StepFailed(
                     f"{len(drained.stragglers)} transactions did not end within "
@@ -95,13 +95,20 @@ class Pause:
                     hint='Let them end, raise the time-out, or set cutover_transaction_action = "terminate".',
                 )
             self.run.report.sessions_closed += self.run.hold.terminate_stragglers()
-            drained = await self.run.hold.drain(self.run.left_s(1.0))
-            if drained.stragglers:
-                raise StepFailed("terminated clients did not go", detail="; ".join(map(str, drained.stragglers)))
+            drained = await self._quiet()  # the others may go on for as long as any transaction may
         if self.run.hold.without_twin():
             raise StepFailed("links to the destination were lost", hint="Try again.")
         self.run.all_stopped = self.run.hold.all_stopped_at or self.run.hold_began
         self.run.hold.expect_lost_links()
+        return drained
+
+    async def _quiet(self) -> Drained:
+        """Stop everybody. Raises StepFailed where the pause ends before cutover_transaction_timeout does."""
+        timeout_s = self.run.general.cutover_transaction_timeout / 1000.0
+        most_s = self.run.left_s(timeout_s)
+        drained = await self.run.hold.drain(most_s, self._begin_raising)
+        if drained.stragglers and most_s < timeout_s:
+            raise self.run.limit_reached()
         return drained
 
     def _begin_raising(self) -> None:

@@ -93,6 +93,11 @@ class Preparation:
                 f'"{self.run.source_name}" does not serve (it is {here.state}, run {here.run_id})',
                 hint="SHOW CUTOVER; tells what is known; RELOAD; looks again.",
             )
+        if {here.uuid, there.uuid} != {here.move_origin, here.move_target}:
+            raise StepFailed(
+                f'"{self.run.destination_name}" is not the database that "{self.run.source_name}" is to move to',
+                hint="Check the [[cutover]] entry; RESET; and REPLICATE; begin a new move.",
+            )
         if here.completed:
             raise StepFailed("this move is completed", hint="REPLICATE; begins a new one.")
         expected = RunKind.CUTOVER if here.uuid == here.move_origin else RunKind.REVERT
@@ -114,7 +119,12 @@ class Preparation:
             here.epoch + 1,
             here.uuid,
             there.uuid,
-            {**flow.intent(), "fence": self.run.general.cutover_fence.value, "node": self.run.node},
+            {
+                **flow.intent(),
+                "fence": self.run.general.cutover_fence.value,
+                "node": self.run.node,
+                "destination_place": self.run.destination_endpoint.place,
+            },
             self.run.report.started_at,
             None,
             None,

@@ -128,7 +128,8 @@ class Moves:
                     )
                 continue
             running = self.control.config.database(entry.source)
-            if running != loaded.database(entry.source):
+            new = entry.name not in self._pairs and isinstance(verdict, recovery.Refuse)
+            if new or running != loaded.database(entry.source):
                 why = "a run is undecided" if isinstance(verdict, recovery.Resolve) else verdict.why
                 raise CannotServe(f'"{entry.name}" is not reloaded: {why}')
         return loaded, told

@@ -41,6 +41,12 @@ from .version import version
 
 log = structlog.get_logger("daemon")
 
+ANSWER_TIMEOUT_S = 0.25
+"""At the end of the daemon, for a console to get the answer to its SHUTDOWN and to leave by itself."""
+
+LAST_BYTES_TIMEOUT_S = 1.0
+"""At the end of the daemon, for clients and servers to take what is still queued for them."""
+
 CANCELS_TIMEOUT_S = 2.0
 """At the end of the daemon, for telling servers of requests that nobody waits for any more."""
 
@@ -157,16 +163,13 @@ class Daemon:
         if self._listener is not None:
             self._listener.close()
         await self._let_clients_leave()
-        for session in tuple(self._frontend.sessions.values()):
-            session.refuse(AdminShutdown())
-        await self._frontend.cancels_sent(CANCELS_TIMEOUT_S)
+        await self._end_sessions()
         await self._services.background.finish(60.0)
         await self._moves.close()
         if self._listener is not None:
+            await _ended_within(self._listener, ANSWER_TIMEOUT_S)
             self._listener.cancel()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(5.0):
-                    await self._listener.wait_closed()
+            await _ended_within(self._listener, 5.0)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -178,6 +181,20 @@ class Daemon:
         if self._listener is None or self._stop.is_set():
             reasons.append("clients are not accepted: the daemon starts or stops")
         return reasons
+
+    async def _end_sessions(self) -> None:
+        """Tell clients and servers; who does not take his last bytes is cut off."""
+        transports: list[asyncio.Transport] = []
+        for session in tuple(self._frontend.sessions.values()):
+            transports += (session.client_transport, session.link.transport)
+            session.refuse(AdminShutdown())
+        await self._frontend.cancels_sent(CANCELS_TIMEOUT_S)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + LAST_BYTES_TIMEOUT_S
+        while any(t.get_write_buffer_size() for t in transports) and loop.time() < deadline:
+            await asyncio.sleep(0.02)
+        for transport in transports:
+            transport.abort()
 
     async def _let_clients_leave(self) -> None:
         timeout_s = self._control.config.general.shutdown_timeout / 1000.0
@@ -258,6 +275,12 @@ class Daemon:
         if result.saved:
             return "configuration saved: " + ", ".join(result.written)
         return "warning: the configuration files were not changed: " + "; ".join(result.warnings)
+
+
+async def _ended_within(listener: Listener, timeout_s: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await listener.wait_closed()
 
 
 def _problem(path: Path, message: str) -> Problem:

@@ -17,6 +17,7 @@ from .net.route import Route
 from .net.session import Session
 from .net.takeover import AdvisoryLock, Takeover, TypeMap
 from .routing.gate import GateState
+from .session.capture import ASK_STATEMENT, OWN_READ_ONLY_SQL
 
 __all__ = ["AdvisoryLock", "Drained", "ProxyControl", "RunHold", "Straggler", "TypeMap"]
 
@@ -28,6 +29,8 @@ least SLOW_AT_LEAST_S. Slow ones are stopped first, the quick ones only once tho
 QUICK_ROUND_S = 0.075
 """How long the quick sessions wait for one another, at least, before those that turned out slow are waited for
 alone."""
+
+OWN_READ_ONLY_TIMEOUT_S = 5.0
 
 _OPERATOR = "operator"
 
@@ -73,6 +76,7 @@ class RunHold:
         self.holds_ms: list[float] = []
         self.all_stopped_at = 0.0
         self._old_links: list[Link] = []
+        self._sent_away = 0
         self._quiet = asyncio.Event()
         self._released = False
 
@@ -82,25 +86,46 @@ class RunHold:
         return len(self.destination.sessions)
 
     async def prepare_twins(
-        self, types: TypeMap, custom_names: set[bytes], functions: set[bytes], timeout_s: float
+        self,
+        types: TypeMap,
+        custom_names: set[bytes],
+        functions: set[bytes],
+        timeout_s: float,
+        *,
+        wait_for_quiet: bool = True,
     ) -> None:
-        """Open twins and give them their sessions' state. Failures are in `unopened` and `immovable`."""
+        """Open twins and give them their sessions' state. Failures are in `unopened` and `immovable`. Sessions that
+        are busy are waited for a moment, or else left to `refresh`."""
         vocabulary = self.route.vocabulary
         vocabulary.learn_names(custom_names)
         vocabulary.learn_functions(functions)
         if self.takeover is None:
             self.takeover = Takeover(self._open_twin, types, self._login_users)
         missing = [s for s in self.route.sessions if s.twin is None or s.twin.lost]
-        await self.takeover.prepare(missing, timeout_s)
+        await self.takeover.prepare(missing, timeout_s, wait_for_quiet=wait_for_quiet)
 
     async def _open_twin(self, session: Session) -> Link:
         """A link to the destination as the client itself would open it.
 
         The destination of a REVERT is still fenced by its read-only default; the twin must not inherit that
-        as the value a later RESET goes back to, so it is overridden the way a client could do it.
+        as the value a later RESET goes back to, so it is overridden the way a client could do it. Not where the
+        client or its role have a default of their own: that one is stronger than the database's anyway.
         """
-        extra = {"default_transaction_read_only": "off"} if self._override_read_only else None
-        return await self._frontend.open_link(self.destination, session.login, extra=extra)
+        startup = session.login.startup
+        options = (startup.get("options") or "").replace("-", "_")
+        if not self._override_read_only or "default_transaction_read_only" in options:
+            return await self._frontend.open_link(self.destination, session.login)
+        extra = {"default_transaction_read_only": "off"}
+        twin = await self._frontend.open_link(self.destination, session.login, extra=extra)
+        try:
+            own = await twin.ask([(OWN_READ_ONLY_SQL, [])], statement=ASK_STATEMENT, timeout_s=OWN_READ_ONLY_TIMEOUT_S)
+        except ProxyError:
+            twin.close()
+            raise
+        if not own:
+            return twin
+        twin.close()
+        return await self._frontend.open_link(self.destination, session.login)
 
     _override_read_only = False
 
@@ -152,9 +177,10 @@ class RunHold:
         """The gate begins to drain. Logins may still arrive; they are stopped as they come."""
         self.route.holds_ms = self.holds_ms
         self.route.on_quiet = lambda _session: self._quiet.set()
-        for session in self.route.sessions:
+        for session in tuple(self.route.sessions):
             if session.login.replication != "none" and self._policy is SessionPolicy.DISCONNECT:
                 session.refuse(AdminShutdown(detail="Replication connections cannot move to another server."))
+                self._sent_away += 1
         self.route.gate.hold(self.owner)
 
     _policy = SessionPolicy.DISCONNECT
@@ -211,17 +237,21 @@ class RunHold:
             except TimeoutError:
                 continue
 
+    def _straggling(self) -> list[Session]:
+        """Those that are waited for; quick ones that were not stopped yet just do their work meanwhile."""
+        return [s for s in self.route.sessions if s.stopped and not s.exchange.quiet]
+
     def stragglers(self) -> tuple[Straggler, ...]:
-        return tuple(_straggler(s) for s in self.route.sessions if not s.exchange.quiet)
+        return tuple(map(_straggler, self._straggling()))
 
     def terminate_stragglers(self) -> int:
         """By policy: their transactions are rolled back with their links."""
-        busy = [s for s in self.route.sessions if not s.exchange.quiet]
-        for session in busy:
+        straggling = self._straggling()
+        for session in straggling:
             session.refuse(
                 AdminShutdown(detail="The transaction did not end in time for a cutover and was rolled back.")
             )
-        return len(busy)
+        return len(straggling)
 
     def expect_lost_links(self) -> None:
         """From the fence to the outcome, a link that dies does not end its session: the twin may take over."""
@@ -256,7 +286,7 @@ class RunHold:
         """The names have changed places in `config`; every session goes to its twin. Returns how many were
         closed because they could not move. Nothing here waits; the old links are closed by `release`."""
         self._frontend.apply(config)
-        closed = 0
+        closed, self._sent_away = self._sent_away, 0
         for session in tuple(self.route.sessions):
             twin = session.twin
             immovable = self.takeover.immovable.get(session) if self.takeover is not None else None
@@ -275,7 +305,7 @@ class RunHold:
         self.route.keeps_lost_links = False
         for session in tuple(self.route.sessions):
             if session.link.lost:
-                session.end()
+                session.end_without_link()
         self.route.gate.release(self.owner)
         self.route.on_quiet = None
         self.route.holds_ms = None

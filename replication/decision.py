@@ -142,6 +142,18 @@ async def runs(session: ControlSession, *, unfinished_only: bool = False) -> lis
     ]
 
 
+async def place_of(session: ControlSession, database: uuid.UUID) -> str:
+    """Where the last run that moved to this database found it; empty where the journal does not say."""
+    return str(
+        await session.fetchval(
+            "SELECT intent->>'destination_place' FROM pgcutover.run WHERE destination_uuid = $1 "
+            "ORDER BY started_at DESC LIMIT 1",
+            database,
+        )
+        or ""
+    )
+
+
 async def open_source(source: ControlSession, run_id: uuid.UUID) -> bool:
     """Take the serving database as the source of a run; False where it does not serve or has a run already."""
     return bool(await source.fetchval("SELECT pgcutover.open_run($1)", run_id))

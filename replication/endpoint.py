@@ -24,6 +24,11 @@ class Endpoint:
     replication_host: str | None = None
     replication_port: int | None = None
 
+    @property
+    def place(self) -> str:
+        """The address in words."""
+        return f"{self.host}:{self.port}/{self.database}"
+
     def replication_conninfo(self) -> str:
         """The libpq connection string that the other server's subscription uses. Holds the password.
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from .session import ControlSession
 
+# OIDs below 10000 are the same on every server (src/include/access/transam.h, FirstGenbkiObjectId).
 _TYPES = """
 SELECT t.oid::bigint AS oid, quote_ident(n.nspname) || '.' || quote_ident(t.typname) AS name
 FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
-WHERE t.oid >= 16384 AND n.nspname NOT LIKE 'pg\\_t%'
+WHERE t.oid >= 10000 AND n.nspname NOT LIKE 'pg\\_t%'
 """
 
 # Every text the server keeps in which an option of its own might be named or session state be changed.
@@ -21,12 +22,14 @@ WHERE n.nspname NOT LIKE 'pg\\_%' AND n.nspname NOT IN ('information_schema', 'p
   AND p.prolang NOT IN (SELECT oid FROM pg_language WHERE lanname IN ('c', 'internal'))
 """
 
+# The same in expressions, with the relation whose use evaluates them.
 _EXPRESSIONS = """
-SELECT coalesce(pg_get_expr(polqual, polrelid), '') || ' ' || coalesce(pg_get_expr(polwithcheck, polrelid), '') AS body
-FROM pg_policy
-UNION ALL SELECT pg_get_expr(adbin, adrelid) FROM pg_attrdef
-UNION ALL SELECT definition FROM pg_views WHERE schemaname NOT IN ('pg_catalog', 'information_schema')
-UNION ALL SELECT unnest(setconfig) FROM pg_db_role_setting
+SELECT c.relname AS name,
+  coalesce(pg_get_expr(polqual, polrelid), '') || ' ' || coalesce(pg_get_expr(polwithcheck, polrelid), '') AS body
+FROM pg_policy JOIN pg_class c ON c.oid = polrelid
+UNION ALL SELECT c.relname, pg_get_expr(adbin, adrelid) FROM pg_attrdef JOIN pg_class c ON c.oid = adrelid
+UNION ALL SELECT viewname, definition FROM pg_views WHERE schemaname NOT IN ('pg_catalog', 'information_schema')
+UNION ALL SELECT NULL, unnest(setconfig) FROM pg_db_role_setting
 """
 
 _TRIGGER_FUNCTIONS = """
@@ -76,7 +79,7 @@ async def code_facts(source: ControlSession) -> CodeFacts:
     bodies: dict[str, str] = {}
     for row in await source.fetch(_CODE):
         bodies[row["name"].lower()] = bodies.get(row["name"].lower(), "") + "\n" + (row["body"] or "").lower()
-    expressions = [row["body"] or "" for row in await source.fetch(_EXPRESSIONS)]
+    expressions = [(row["name"], row["body"] or "") for row in await source.fetch(_EXPRESSIONS)]
     stateful = {name for name, body in bodies.items() if _STATEFUL.search(body)}
     while True:
         more = {
@@ -91,8 +94,11 @@ async def code_facts(source: ControlSession) -> CodeFacts:
     for row in await source.fetch(_TRIGGER_FUNCTIONS):
         if row["proname"].lower() in stateful:
             words.add(row["relname"].lower().encode())
+    for relation, body in expressions:
+        if relation is not None and (_STATEFUL.search(body) or any(name in body.lower() for name in stateful)):
+            words.add(relation.lower().encode())
     options: set[bytes] = set()
-    for text in [*bodies.values(), *expressions]:
+    for text in [*bodies.values(), *(body for _, body in expressions)]:
         for pattern in (_OPTION, _SET_OPTION):
             options.update(name.lower().encode() for name in pattern.findall(text))
     return CodeFacts(frozenset(words), frozenset(options))

@@ -1,14 +1,15 @@
 """A logged-in link to a server: relays for a session, or answers questions of our own.
 
 While `_batch` is set, what the server sends belongs to our question and not to the client. Notifications and
-changed parameters are the client's in any case.
+changed parameters are the client's in any case. So is a ReadyForQuery with nothing before it: each of our questions
+is answered with something (session/exchange.py on stray ones).
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,7 @@ class LinkLost(ProxyError):
 class _Batch:
     """Collects the answers to a number of Syncs."""
 
-    __slots__ = ("answers", "buffer", "current", "done", "expected")
+    __slots__ = ("answered", "answers", "buffer", "current", "done", "expected", "then")
 
     def __init__(self, expected: int, done: asyncio.Future[list[Answer]]) -> None:
         self.expected = expected
@@ -58,6 +59,8 @@ class _Batch:
         self.current = Answer()
         self.buffer = b""
         self.done = done
+        self.answered = False  # something has come since the last ReadyForQuery
+        self.then: Callable[[], None] | None = None
 
 
 class Link(asyncio.Protocol):
@@ -70,6 +73,7 @@ class Link(asyncio.Protocol):
         "_batch",
         "_early",
         "_loop",
+        "_reading_paused",
         "awaited",
         "backend_pid",
         "cancel_key",
@@ -107,6 +111,7 @@ class Link(asyncio.Protocol):
         self.awaited = False
         self._early = b""
         self._batch: _Batch | None = None
+        self._reading_paused = False
         self._loop = asyncio.get_running_loop()
         self.transport.set_protocol(self)
         self.transport.resume_reading()
@@ -122,6 +127,9 @@ class Link(asyncio.Protocol):
             self._came_early(data)
             return
         exchange = session.exchange
+        if data[0] == _ERROR and session.outlives_link and exchange.quiet:
+            session.last_words = data  # "terminating connection": not the client's business if its twin takes over
+            return
         exchange.server(data)
         session.client_transport.write(data)
         session.bytes_sent += len(data)
@@ -140,7 +148,7 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
-        if self._batch is not None and not self._batch.done.done():
+        if self._batch is not None and self._batch.then is None and not self._batch.done.done():
             self._batch.done.set_exception(LinkLost("the server closed the connection"))
         self._batch = None
         if self.session is not None:
@@ -168,15 +176,20 @@ class Link(asyncio.Protocol):
     # -- questions of our own ----------------------------------------------------------------------------
 
     async def ask(
-        self, sql: bytes, parameters: Sequence[bytes], *, statement: bytes, timeout_s: float
+        self, questions: Sequence[tuple[bytes, Sequence[bytes]]], *, statement: bytes, timeout_s: float
     ) -> list[list[bytes | None]]:
-        """Run one statement under a name of its own and close it again. Raises LinkLost, or ServerUnreachable
-        with the server's own message where it refuses."""
+        """Run statements with their parameters, one after the other in one transaction, under a name of their own
+        that is closed again; the rows of all of them. Raises LinkLost, or ServerUnreachable with the server's own
+        message where it refuses."""
         message = (
-            messages.parse(statement, sql, ())
-            + messages.bind(b"", statement, parameters)
-            + messages.execute(b"", 0)
-            + messages.close("S", statement)
+            messages.close("S", statement)  # of an earlier question that failed half way
+            + b"".join(
+                messages.parse(statement, sql, ())
+                + messages.bind(b"", statement, parameters)
+                + messages.execute(b"", 0)
+                + messages.close("S", statement)
+                for sql, parameters in questions
+            )
             + messages.SYNC
         )
         (answer,) = await self._send(message, 1, timeout_s)
@@ -190,6 +203,14 @@ class Link(asyncio.Protocol):
             return []
         return await self._send(b"".join(_encode(item) for item in items), len(items), timeout_s)
 
+    async def catch_up(self, timeout_s: float) -> None:
+        """What the server has to say of itself by now, notifications above all, has come. Raises LinkLost."""
+        await self._send(_NOTHING, 1, timeout_s)
+
+    def end_batch(self, then: Callable[[], None]) -> None:
+        """Send a Sync of our own; `then` is called when it is answered. The link must be free."""
+        self._begin(_NOTHING, 1).then = then
+
     async def send_raw(self, message: bytes, timeout_s: float) -> Answer:
         """Messages that end with one Sync."""
         (answer,) = await self._send(message, 1, timeout_s)
@@ -198,15 +219,41 @@ class Link(asyncio.Protocol):
     async def _send(self, message: bytes, expected: int, timeout_s: float) -> list[Answer]:
         if not self.free:
             raise LinkLost("the link is not free")
-        done: asyncio.Future[list[Answer]] = self._loop.create_future()
-        self._batch = _Batch(expected, done)
-        self._batch.buffer, self._early = self._early, b""
-        self.transport.write(message)
+        done = self._begin(message, expected).done
         try:
             async with asyncio.timeout(timeout_s):
                 return await done
         except TimeoutError as error:
             raise LinkLost(f"the server did not answer within {timeout_s:.3g} s") from error
+
+    def _begin(self, message: bytes, expected: int) -> _Batch:
+        batch = self._batch = _Batch(expected, self._loop.create_future())
+        batch.buffer, self._early = self._early, b""
+        if self._reading_paused:
+            self.transport.resume_reading()  # the client reads slowly, but what comes now is for us
+        self.transport.write(message)
+        return batch
+
+    def _batch_over(self, batch: _Batch) -> None:
+        self._batch = None
+        if self._reading_paused:
+            self.transport.pause_reading()
+        if batch.then is not None:
+            batch.then()
+        elif not batch.done.done():
+            batch.done.set_result(batch.answers)
+        elif self.session is not None:
+            self.session.pump()  # whoever asked has given up; the client need not wait longer
+
+    def pause(self, pause: bool) -> None:
+        """Whether its client wants no more for now."""
+        self._reading_paused = pause
+        if self.lost or self._batch is not None:
+            return
+        if pause:
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
 
     def _collect(self, data: bytes) -> None:
         batch = self._batch
@@ -228,24 +275,29 @@ class Link(asyncio.Protocol):
         batch.buffer = data[position:]
 
     def _collected(self, batch: _Batch, kind: int, body: bytes, whole: bytes) -> None:
+        if kind in (_NOTIFICATION, _PARAMETER_STATUS):
+            self._unasked(whole)
+            return
+        if kind == _NOTICE:
+            return
+        if kind == _READY and not batch.answered:
+            if self.session is not None:
+                self.session.exchange.server(whole)
+                self.session.client_transport.write(whole)
+            return
+        batch.answered = kind != _READY
         if kind == _DATA_ROW:
             batch.current.rows.append(messages.decode_data_row(body))
         elif kind == _ERROR:
             batch.current.error = messages.error_fields(body)
             batch.current.raw_error = whole
             if batch.current.error.get("V", b"") == b"FATAL" and self.session is not None:
-                self.session.client_transport.write(whole)
+                self.session.farewell(whole)
         elif kind == _READY:
             batch.answers.append(batch.current)
             batch.current = Answer()
             if len(batch.answers) == batch.expected:
-                self._batch = None
-                if not batch.done.done():
-                    batch.done.set_result(batch.answers)
-                elif self.session is not None:
-                    self.session.pump()  # whoever asked has given up; the client need not wait longer
-        elif kind in (_NOTIFICATION, _PARAMETER_STATUS):
-            self._unasked(whole)
+                self._batch_over(batch)
 
     def serve(self, session: Session) -> None:
         """From now on what the server sends is for this session; the head of a message may be here already."""
@@ -291,5 +343,10 @@ def _encode(item: Item) -> bytes:
         messages.parse(b"", item.sql, ())
         + messages.bind(b"", b"", item.parameters)
         + messages.execute(b"", 0)
+        + messages.close("S", b"")  # or the client would find an unnamed statement that it never made
         + messages.SYNC
     )
+
+
+_NOTHING = messages.close("S", b"_pgcutover_nothing") + messages.SYNC
+"""Changes nothing and is answered: closing a statement that does not exist is no error."""

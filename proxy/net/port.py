@@ -12,6 +12,7 @@ uvloop's.
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import ssl
 from collections.abc import Callable
@@ -49,6 +50,20 @@ def close_within(transport: asyncio.Transport, linger_s: float) -> None:
     transport.close()
     if transport.get_write_buffer_size():
         asyncio.get_running_loop().call_later(linger_s, transport.abort)
+
+
+def peer_has_left(transport: asyncio.BaseTransport) -> bool:
+    """Whether the peer has closed its side while we were not reading, with bytes before that still unread.
+
+    False where the system cannot tell (POLLRDHUP is Linux's), or where bytes of the peer's are still on their way.
+    """
+    connection = transport.get_extra_info("socket")
+    hung_up = getattr(select, "POLLRDHUP", 0)
+    if connection is None or not hung_up or transport.is_closing():
+        return False
+    poll = select.poll()
+    poll.register(connection.fileno(), hung_up)
+    return bool(poll.poll(0))
 
 
 class HandshakePort(asyncio.Protocol):

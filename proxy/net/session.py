@@ -15,13 +15,13 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..errors import ProxyError, QueryCanceled
+from ..errors import ProtocolViolation, ProxyError, QueryCanceled
 from ..session import footprint
 from ..session.capture import SessionState
 from ..session.exchange import Exchange
 from ..wire import messages
 from .client_login import ClientLogin
-from .port import LINGER_S, close_within
+from .port import LINGER_S, close_within, peer_has_left
 
 if TYPE_CHECKING:
     from .link import Link
@@ -69,11 +69,12 @@ class Session:
 
     __slots__ = (
         "_client_paused",
+        "_link_paused",
         "_on_end",
         "asking",
+        "busy_since",
         "bytes_received",
         "bytes_sent",
-        "busy_since",
         "client_transport",
         "connect_time",
         "dirty",
@@ -83,12 +84,14 @@ class Session:
         "held_since",
         "id",
         "key",
+        "last_words",
         "link",
         "link_transport",
         "local",
         "login",
         "on_next_quiet",
         "opaque_names",
+        "option_statements",
         "peer",
         "quiet_since",
         "request_since",
@@ -98,12 +101,13 @@ class Session:
         "seen_at",
         "seen_bytes",
         "slow",
-        "stopped",
         "sticky",
+        "stopped",
         "told",
         "twin",
         "twin_state",
         "unnamed_parse",
+        "unseen_text",
         "usual_s",
         "waited_us",
     )
@@ -145,12 +149,16 @@ class Session:
         self.dirty = True  # never asked yet; start-up packets can hold settings of any kind
         self.sticky = False
         self.opaque_names = False
+        self.option_statements: dict[bytes, footprint.OptionUse] = {}
+        self.unseen_text = False
+        self.last_words = b""
         self.unnamed_parse: bytes | None = None
         self.revive: Callable[[Session], None] | None = None
         self.on_next_quiet: Callable[[], None] | None = None
         self.twin: Link | None = None
         self.twin_state = SessionState()
         self._client_paused = 0
+        self._link_paused = False
         self._on_end = on_end
         self.told: dict[bytes, bytes] = dict(link.parameters)
         self.link = link
@@ -162,46 +170,68 @@ class Session:
     # -- what the exchange reports -------------------------------------------------------------------------
 
     def _statement(self, kind: int, body: bytes | None) -> None:
-        if body is None:  # split over chunks: its text was not seen whole
+        self.unseen_text = body is None
+        if kind != _PARSE:
+            self.unnamed_parse = None  # a Query destroys the unnamed statement
+        if body is None:  # too long to be looked at
             self.dirty = True
             if kind == _PARSE:
                 self.sticky = True
                 self.unnamed_parse = None
             return
         vocabulary = self.route.vocabulary
-        suspicious = vocabulary.suspicious(body)
+        lowered = body.lower()
+        suspicious = vocabulary.suspicious(lowered)
+        if suspicious:
+            self.dirty = True
+        name = b""
         if kind == _PARSE:
             if body[:1] == b"\0":
                 self.unnamed_parse = body
-                if suspicious:
-                    self.dirty = True
             else:
+                name = body[: body.find(b"\0")]
                 self.dirty = True
                 if suspicious:
                     self.sticky = True
-        else:
-            self.unnamed_parse = None
-            if suspicious:
-                self.dirty = True
-        if suspicious or b"set " in body or b"SET " in body:
-            names = footprint.custom_names(body)
-            if names:
-                vocabulary.learn_names(names)
-            elif b"set_config" in body.lower() and self.exchange.on_bind is None:
-                self.exchange.on_bind = self._bind
+        use = footprint.option_use(body, lowered)
+        if use is not footprint.NO_OPTIONS or self.option_statements:
+            self._options(name, use, prepared=kind == _PARSE)
+
+    def _options(self, statement: bytes, use: footprint.OptionUse, *, prepared: bool) -> None:
+        """A statement that may set customized options; their names may come with its parameters."""
+        self.route.vocabulary.learn_names(use.names)
+        if use.unknown or (use.parameters and not prepared):
+            self.opaque_names = True
+        if use.parameters:
+            self.option_statements[statement] = use
+            self.exchange.on_bind = self._bind
+        elif prepared:
+            self.option_statements.pop(statement, None)
 
     def _bind(self, body: bytes | None) -> None:
-        """A session that calls set_config with a parameter: its option names are among the parameters."""
+        """A session with statements that take the name of an option as a parameter."""
         if body is None:
             self.opaque_names = True
-        else:
-            self.route.vocabulary.learn_names(footprint.dotted_parameters(body))
+            return
+        try:
+            statement, values = messages.decode_bind(body)
+            use = self.option_statements.get(statement)
+            if use is not None:
+                self.dirty = True
+                self.route.vocabulary.learn_names(footprint.bound_names(use, values))
+        except (ProtocolViolation, IndexError):
+            return  # the server refuses it
 
     def _tag(self, tag: bytes) -> None:
         self.dirty = True
+        if tag == b"SET" and self.unseen_text:
+            self.opaque_names = True
 
     def parameter_told(self, body: bytes) -> None:
-        name, value = messages.decode_parameter_status(body)
+        try:
+            name, value = messages.decode_parameter_status(body)
+        except ProtocolViolation:
+            return  # the client gets it as it is
         self.told[name] = value
         self.link.parameters[name] = value
         self.dirty = True
@@ -228,10 +258,27 @@ class Session:
         """From now on no new request begins (the gate drains)."""
         self.stopped = True
         self.slow = True
+        self.settle()
+
+    def settle(self) -> None:
+        """A driver that has prepared a statement and sent no Sync could be waited for for hours: a Sync of our own
+        ends its batch, unseen by the client (session/exchange.py)."""
+        if self.exchange.prepared_only and self.link.free and not self.ended:
+            self.exchange.synced_for_client()
+            self.link.end_batch(self._settled)
+
+    def _settled(self) -> None:
+        self.exchange.server(messages.ready_for_query())
+        if self.busy_since and self.exchange.quiet:
+            self.request_done()
+        self.pump()
 
     def let_go(self) -> None:
         """The gate is open for this session; what was held goes out in one piece."""
         self.stopped = False
+        if self._client_paused & 2 and peer_has_left(self.client_transport):
+            self.client_gone()  # its socket is not read, so nobody has told us
+            return
         self.pump()
 
     def hold(self, data: bytes) -> None:
@@ -249,12 +296,14 @@ class Session:
         """Forward what may be forwarded now; leave the slow path when nothing keeps the session on it."""
         exchange = self.exchange
         while self.held and not self.ended:
+            if not self.link.free:
+                return
             if exchange.at_boundary:
                 if exchange.quiet:
                     if self.held[0] == _TERMINATE:
                         self.end()
                         return
-                    if self.stopped or self.asking or not self.link.free:
+                    if self.stopped or self.asking:
                         return
                     if self.revive is not None and not self._revived():
                         return
@@ -273,8 +322,10 @@ class Session:
             self._hold_ended()
         if self._client_paused & 2:
             self.pause_client(False, reason=2)
-        if not self.stopped and not self.asking and self.revive is None:
+        if not self.stopped and not self.asking and self.revive is None and self.link.free:
             self.slow = False
+        elif self.stopped:
+            self.settle()
 
     def _revived(self) -> bool:
         """The first request on a new link. True when it can go out as it is.
@@ -324,12 +375,9 @@ class Session:
             self.client_transport.resume_reading()
 
     def pause_link(self, pause: bool) -> None:
-        if self.link.lost or self.ended:
-            return
-        if pause:
-            self.link_transport.pause_reading()
-        else:
-            self.link_transport.resume_reading()
+        self._link_paused = pause
+        if not self.ended:
+            self.link.pause(pause)
 
     # -- the end ---------------------------------------------------------------------------------------------
 
@@ -342,8 +390,26 @@ class Session:
     def link_lost(self, link: Link) -> None:
         if link is not self.link or self.ended:
             return
-        if self.stopped and self.exchange.quiet and self.route.keeps_lost_links:
+        if self.outlives_link and self.exchange.quiet:
             return
+        self.end()
+
+    @property
+    def outlives_link(self) -> bool:
+        """From the fence to the outcome of a run: its twin may take over."""
+        return self.stopped and self.route.keeps_lost_links
+
+    def farewell(self, error: bytes) -> None:
+        """The server's last words on a link that is going away."""
+        if self.outlives_link and self.exchange.quiet:
+            self.last_words = error
+        else:
+            self.client_transport.write(error)
+
+    def end_without_link(self) -> None:
+        """No twin has taken over after all."""
+        if not self.ended and not self.client_transport.is_closing() and self.exchange.between_messages:
+            self.client_transport.write(self.last_words)
         self.end()
 
     def refuse(self, error: ProxyError) -> None:
@@ -389,6 +455,9 @@ class Session:
         self.told = dict(twin.parameters)
         if changed:
             self.client_transport.write(changed)
+        self.last_words = b""
+        if self._link_paused:
+            twin.pause(True)
         twin.serve(self)
         if twin.lost:
             self.link_lost(twin)

@@ -68,6 +68,17 @@ UNION ALL SELECT 'temp', t.typname::pg_catalog.text, '', '' FROM pg_catalog.pg_t
 (src/include/access/transam.h, FirstGenbkiObjectId); other types travel by name."""
 
 
+OWN_READ_ONLY_SQL = b"""
+SELECT setting FROM pg_catalog.pg_db_role_setting s
+JOIN pg_catalog.pg_roles r ON r.oid OPERATOR(pg_catalog.=) s.setrole, pg_catalog.unnest(s.setconfig) setting
+WHERE r.rolname OPERATOR(pg_catalog.=) session_user
+  AND setting OPERATOR(pg_catalog.~~) 'default_transaction_read_only=%'
+  AND (s.setdatabase OPERATOR(pg_catalog.=) 0::pg_catalog.oid OR s.setdatabase OPERATOR(pg_catalog.=)
+    (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()))
+""".strip()
+"""Whether the role has a read-only default of its own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """One prepared statement: its text, and its parameter types as decimal OIDs or qualified names."""

@@ -185,12 +185,7 @@ class Exchange:
     def at_boundary(self) -> bool:
         """The client has sent whole requests only; the next byte would begin a new one."""
         return not (
-            self.unsynced
-            or self.copy_in
-            or self.copy_both
-            or self._client_skip
-            or self._client_head
-            or self.broken
+            self.unsynced or self.copy_in or self.copy_both or self._client_skip or self._client_head or self.broken
         )
 
     @property
@@ -259,12 +254,7 @@ class Exchange:
             size = len(data)
         while size - position >= 5:
             kind = data[position]
-            length = (
-                data[position + 1] << 24
-                | data[position + 2] << 16
-                | data[position + 3] << 8
-                | data[position + 4]
-            )
+            length = data[position + 1] << 24 | data[position + 2] << 16 | data[position + 3] << 8 | data[position + 4]
             if length < 4:
                 self.broken = True  # the server will say so and close
                 return
@@ -434,12 +424,7 @@ class Exchange:
             size = len(data)
         while size - position >= 5:
             kind = data[position]
-            length = (
-                data[position + 1] << 24
-                | data[position + 2] << 16
-                | data[position + 3] << 8
-                | data[position + 4]
-            )
+            length = data[position + 1] << 24 | data[position + 2] << 16 | data[position + 3] << 8 | data[position + 4]
             end = position + 1 + length
             if kind in seen:
                 limit = _WHOLE_PARAMETER_BYTES if kind == _PARAMETER_STATUS else _WHOLE_BYTES

@@ -144,7 +144,4 @@ class Vocabulary:
 
     def suspicious(self, lowered: bytes) -> bool:
         """Whether a statement, given in lower case, may leave state behind that its tag does not tell."""
-        for word in self.words:
-            if word in lowered:
-                return True
-        return False
+        return any(word in lowered for word in self.words)

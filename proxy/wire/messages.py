@@ -306,6 +306,26 @@ def decode_data_row(body: bytes) -> list[bytes | None]:
     return values
 
 
+def decode_bind(body: bytes) -> tuple[bytes, list[bytes | None]]:
+    """The statement's name and the parameter values, each in the format the client chose for it."""
+    try:
+        _, position = zero_terminated(body)
+        statement, position = zero_terminated(body, position)
+        (formats,) = _UINT16.unpack_from(body, position)
+        position += _UINT16.size * (1 + formats)
+        (count,) = _UINT16.unpack_from(body, position)
+        position += _UINT16.size
+        values: list[bytes | None] = []
+        for _ in range(count):
+            (size,) = _INT32.unpack_from(body, position)
+            position += _INT32.size
+            values.append(None if size < 0 else body[position : position + size])
+            position += max(size, 0)
+    except StructError:
+        raise ProtocolViolation("insufficient data left in message") from None
+    return statement, values
+
+
 def decode_parameter_status(body: bytes) -> tuple[bytes, bytes]:
     """Name and value."""
     name, position = zero_terminated(body)

@@ -34,9 +34,11 @@ class Answer:
 async def get(daemon: Daemon, path: str, *, method: str = "GET", timeout_s: float = SCRAPE_DEADLINE_S) -> Answer:
     async with asyncio.timeout(timeout_s):
         reader, writer = await asyncio.open_connection("127.0.0.1", daemon.http_port)
-        writer.write(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
-        head, _, body = (await reader.read()).decode().partition("\r\n\r\n")
-        writer.close()
+        try:
+            writer.write(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+            head, _, body = (await reader.read()).decode().partition("\r\n\r\n")
+        finally:
+            writer.close()
     first, *lines = head.split("\r\n")
     headers = dict(line.lower().split(": ", 1) for line in lines)
     return Answer(int(first.split()[1]), headers, body)

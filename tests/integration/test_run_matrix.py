@@ -23,12 +23,12 @@ async def test_there_and_back(tmp_path_factory: pytest.TempPathFactory, old: int
     servers = []
     try:
         for role, major in (("old", old), ("new", new)):
-            server = EmbeddedPostgres(major, directory / role, settings=SETTINGS, hba=HBA, password="matrix")
             try:
-                server.create()
+                server = EmbeddedPostgres(major, directory / role, settings=SETTINGS, hba=HBA, password="matrix")
             except BinariesMissing as error:
                 pytest.skip(str(error))
             servers.append(server)
+            server.create()
             server.start()
             await create_database(server, "moved")
         pair = make_pair(servers[0], servers[1], "moved")

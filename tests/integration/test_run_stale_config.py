@@ -116,7 +116,7 @@ async def test_saved_files(pair: Pair, tmp_path: Path) -> None:
             assert ports == {"app": pair.destination.port, "app_next": pair.source.port}
             assert new["cutover"][0]["source_replication_port"] == old["cutover"][0]["destination_replication_port"]
             mark = daemon.log_path.stat().st_size
-            assert await with_notices(daemon, "RELOAD") == []
+            assert not [line for line in await with_notices(daemon, "RELOAD") if "stale" in line]
             await writers.flowing()
             assert writers.lost_connections == 0
             await daemon.stop()

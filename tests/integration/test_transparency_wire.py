@@ -26,9 +26,7 @@ def servers(pg16: EmbeddedPostgres, pg18: EmbeddedPostgres) -> dict[int, Embedde
 
 
 @pytest.fixture(scope="module")
-def proxy(
-    servers: dict[int, EmbeddedPostgres], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[PlainProxy]:
+def proxy(servers: dict[int, EmbeddedPostgres], tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlainProxy]:
     leads = {f"on{major}": leads_to(server) for major, server in servers.items()}
     daemon = PlainProxy(leads, tmp_path_factory.mktemp("proxy"))
     daemon.start_now()

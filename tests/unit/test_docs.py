@@ -9,8 +9,9 @@ from __future__ import annotations
 import ast
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from admin.commands import COMMANDS
 from admin.commands.general import LIVE_KEYS
 from admin.commands.moves import figures
 from admin.parser import parse_script
+from admin.result import Column
 from config.fields import CONFIG_SECTIONS, USERS_SECTIONS, FieldSpec, Kind, SectionSpec
 from config.model import General
 from config.reload import _effect
@@ -57,7 +59,7 @@ def configuration_block() -> str:
     """Every key of both files."""
     parts = []
     for section in (*CONFIG_SECTIONS, *USERS_SECTIONS):
-        rows = [("key", "value", "default", "meaning", "takes effect")]
+        rows: list[tuple[str, ...]] = [("key", "value", "default", "meaning", "takes effect")]
         rows += [_key_row(section, field) for field in section.fields.values()]
         file = "users.toml" if section in USERS_SECTIONS else "pgcutover.toml"
         parts.append(f"`{section.header}` in {file}\n\n{_table(rows)}")
@@ -110,14 +112,14 @@ def _toml(value: str | int | bool) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _answer(syntax: str) -> list[typer.models.Any]:
+def _answer(syntax: str) -> list[Column]:
     """The columns that a command answers, from its syntax with every choice made."""
     text = re.sub(r"\[[^]]*\]", "", syntax).replace("ON|OFF", "ON").replace("key = value", "query_timeout = 1")
     (statement,) = parse_script(text)
     return list(statement.described() or ())
 
 
-def _table(rows: list[tuple[str, ...]]) -> str:
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
     head, *body = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows]
     return "\n".join([f"| {head} |", "|" + " --- |" * len(rows[0]), *(f"| {line} |" for line in body)])
 
@@ -174,16 +176,7 @@ def test_figures_of_a_run_are_those_of_the_code() -> None:
 
 def test_events_of_the_log_are_those_of_the_code() -> None:
     """In both directions, so that nobody looks for an event that is never written."""
-    found = set()
-    for path in _sources():
-        for call in _calls(path):
-            if not (isinstance(call.func, ast.Attribute) and call.func.attr in LEVELS):
-                continue
-            logger = call.func.value
-            owner = logger.id if isinstance(logger, ast.Name) else getattr(logger, "attr", "")
-            event = next((a.value for a in call.args if isinstance(a, ast.Constant)), None)
-            if owner in ("log", "_log") and isinstance(event, str):
-                found.add(event)
+    found = {event for path in _sources() for call in _calls(path) for event in _events(call)}
     assert found == _rows("OPERATIONS.md", "event")
 
 
@@ -238,7 +231,7 @@ def test_commands_can_be_typed(path: Path) -> None:
         if words[:1] == ["make"]:
             assert words[1] in targets, line
         if words[:1] == ["psql"] and "admin" in words:
-            for before, statement in zip(words, words[1:], strict=False):
+            for before, statement in pairwise(words):
                 if before == "-c":
                     parse_script(statement)
 
@@ -273,6 +266,22 @@ def _tree(path: Path) -> ast.Module:
 
 def _calls(path: Path) -> Iterator[ast.Call]:
     return (node for node in ast.walk(_tree(path)) if isinstance(node, ast.Call))
+
+
+def _events(call: ast.Call) -> Iterator[str]:
+    """What `log.info("event", ...)` writes; also self._log, getattr(log, level)(...), and a choice of two events."""
+    match call.func:
+        case ast.Attribute(value=logger, attr=level) if level in LEVELS:
+            pass
+        case ast.Call(func=ast.Name(id="getattr"), args=[logger, *_]):
+            pass
+        case _:
+            return
+    if (logger.id if isinstance(logger, ast.Name) else getattr(logger, "attr", "")) not in ("log", "_log"):
+        return
+    for argument in call.args:
+        choices = [argument.body, argument.orelse] if isinstance(argument, ast.IfExp) else [argument]
+        yield from (c.value for c in choices if isinstance(c, ast.Constant) and isinstance(c.value, str))
 
 
 def _texts(path: Path) -> Iterator[str]:

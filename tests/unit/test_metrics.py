@@ -77,7 +77,8 @@ def subject(proxy: FakeProxy, moves: Moves) -> Metrics:
 
 
 async def scrape(subject: Metrics) -> Samples:
-    text = (await subject.exposition()).decode()
+    async with asyncio.timeout(5):
+        text = (await subject.exposition()).decode()
     found: Samples = {}
     for family in text_string_to_metric_families(text):
         assert family.name.startswith("pgcutover_")
