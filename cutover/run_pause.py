@@ -86,10 +86,10 @@ class Pause:
         self.run.hold.begin()
         drained = await self._quiet()
         self.run.report.transactions_waited = drained.transactions_waited
-        while drained.stragglers:
+        while not drained.complete:
             if self.run.general.cutover_transaction_action is TransactionAction.ABORT:
                 raise StepFailed(
-                    f"{len(drained.stragglers)} transactions did not end within "
+                    f"{len(drained.stragglers) or 'some'} transactions did not end within "
                     f"{self.run.general.cutover_transaction_timeout} ms (cutover_transaction_timeout)",
                     detail="waited for " + "; ".join(str(s) for s in drained.stragglers[:10]),
                     hint='Let them end, raise the time-out, or set cutover_transaction_action = "terminate".',
@@ -107,7 +107,7 @@ class Pause:
         timeout_s = self.run.general.cutover_transaction_timeout / 1000.0
         most_s = self.run.left_s(timeout_s)
         drained = await self.run.hold.drain(most_s, self._begin_raising)
-        if drained.stragglers and most_s < timeout_s:
+        if not drained.complete and most_s < timeout_s:
             raise self.run.limit_reached()
         return drained
 

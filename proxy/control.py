@@ -57,10 +57,12 @@ class Straggler:
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """How a drain went. `stragglers` is empty only where every session is quiet."""
+    """How a drain went. `complete` alone says that every session is stopped and quiet; a straggler may have become
+    quiet by the time it would have been named."""
 
     transactions_waited: int
-    stragglers: tuple[Straggler, ...]
+    complete: bool
+    stragglers: tuple[Straggler, ...] = ()
 
 
 class RunHold:
@@ -209,11 +211,11 @@ class RunHold:
             round_ends = min(deadline, time.monotonic() + max(QUICK_ROUND_S, slow_s))
             if await self._all_quiet(self.route.sessions, round_ends):
                 self.route.gate.closed()
-                return Drained(waited, ())
+                return Drained(waited, complete=True)
             if time.monotonic() >= deadline:
                 break
             self._let_quick_ones_go(slow_s)
-        return Drained(waited, self.stragglers())
+        return Drained(waited, complete=False, stragglers=self.stragglers())
 
     def _let_quick_ones_go(self, slow_s: float) -> None:
         """Some that were taken for quick are not: wait for those alone."""

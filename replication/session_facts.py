@@ -46,7 +46,8 @@ _OPTION = re.compile(
     r"""(?:set_config|current_setting)\s*\(\s*e?'([a-z_][a-z0-9_$]*(?:\.[a-z_][a-z0-9_$]*)+)'""", re.IGNORECASE
 )
 _SET_OPTION = re.compile(
-    r"""(?:\bset\s+(?:session\s+|local\s+)?|^)"?([a-z_][a-z0-9_$]*(?:\.[a-z_][a-z0-9_$]*)+)"?\s*(?:=|\bto\b)""", re.IGNORECASE
+    r"""(?:\bset\s+(?:session\s+|local\s+)?|^)"?([a-z_][a-z0-9_$]*(?:\.[a-z_][a-z0-9_$]*)+)"?\s*(?:=|\bto\b)""",
+    re.IGNORECASE,
 )
 
 _LOCKS = """
