@@ -182,6 +182,7 @@ class Run:
         self.run.report.outcome = RunOutcome.ABORTED
         self.run.report.error = f"{failed_step}: {getattr(error, 'message', None) or error}"
         self.run.log.warning("aborted", step=failed_step, error=str(error))
+        self.run.report.total_ms = (time.monotonic() - self.run.began) * 1000.0
         left = await self._clean_up() if self.run.record is not None else []
         self.run.pair.unfinished = bool(left)
         self.run.report.total_ms = (time.monotonic() - self.run.began) * 1000.0

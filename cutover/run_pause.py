@@ -38,10 +38,10 @@ class Pause:
         gc.disable()  # a full collection may take as long as all the rest
         try:
             async with asyncio.timeout(self.run.left_s(3600.0)) as self._limit:
+                trips_before = self.sessions.round_trips()
                 async with self.run.step("hold") as detail:
                     drained = await self._drain()
                     detail.append(f"{drained.transactions_waited} transactions waited for")
-                trips_before = self.sessions.round_trips()
                 moved = await self._still_and_arrived()
                 async with self.run.step("commit") as detail:
                     await self._commit(moved, detail)

@@ -123,6 +123,7 @@ class Preparation:
                 **flow.intent(),
                 "fence": self.run.general.cutover_fence.value,
                 "node": self.run.node,
+                "destination_name": self.run.destination_name,
                 "destination_place": self.run.destination_endpoint.place,
             },
             self.run.report.started_at,

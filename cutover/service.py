@@ -31,6 +31,7 @@ from .api import (
     Notify,
     ReplicationRow,
     RunKind,
+    RunOutcome,
     RunReport,
     Severity,
     StepRow,
@@ -366,7 +367,7 @@ class Moves:
                 hint="SHOW CUTOVER; tells how far it is.",
             )
         if pair.undecided:
-            raise MoveError(f"cannot {verb}: {pair.undecided}", hint="It is looked at again every second.")
+            raise MoveError(f"cannot {verb}: {pair.undecided}", hint="It is looked at again several times a second.")
 
         async def alone() -> T:
             async with pair.busy, pair.settling:
@@ -498,8 +499,10 @@ class Moves:
                         if await read_identity(session) is None:
                             continue
                         for record in await decision.runs(session):
-                            if record.pair == chosen.name and record.report is not None:
-                                found[str(record.run_id)] = report_from_json(record.report)
+                            if record.pair == chosen.name and record.outcome is not None:
+                                found.setdefault(str(record.run_id), _report_of(record))
+                                if record.report is not None:
+                                    found[str(record.run_id)] = report_from_json(record.report)
                 except (ControlUnavailable, StatementFailed, ForeignIdentity) as error:
                     log.warning("history_incomplete", pair=chosen.name, error=str(error))
         return sorted(found.values(), key=lambda report: report.started_at)
@@ -525,6 +528,22 @@ class Moves:
 
 async def _just_do(_name: str, do: Callable[[], Awaitable[str]]) -> None:
     await do()
+
+
+def _report_of(record: decision.RunRecord) -> RunReport:
+    """A run whose daemon died before it could write its figures."""
+    took = record.finished_at - record.started_at if record.finished_at is not None else None
+    return RunReport(
+        run_id=str(record.run_id),
+        kind=RunKind(record.kind),
+        source=record.pair,
+        destination=str(record.intent.get("destination_name", "")),
+        started_at=record.started_at,
+        outcome=RunOutcome(record.outcome) if record.outcome else None,
+        epoch=record.epoch,
+        total_ms=took.total_seconds() * 1000.0 if took is not None else 0.0,
+        error="" if record.outcome == RunOutcome.COMMITTED.value else "the daemon ended during the run",
+    )
 
 
 def config_hash(config: Config) -> str:

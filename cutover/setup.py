@@ -20,6 +20,7 @@ async def replicate_pair(pair: Pair, notify: Notify) -> list[StepRow]:
     began = time.monotonic()
     row = await _check(pair, notify)
     general = pair.config.replication
+    offset_ms = (time.monotonic() - began) * 1000.0
     rows = _rows(
         await replicate(
             pair.source,
@@ -30,7 +31,7 @@ async def replicate_pair(pair: Pair, notify: Notify) -> list[StepRow]:
             adopt_subscription=pair.entry.subscription,
             notify=notify,
         ),
-        offset_ms=(time.monotonic() - began) * 1000.0 if row else 0.0,
+        offset_ms=offset_ms,
     )
     async with pair.sessions() as (source, destination):
         identity = await read_identity(source)

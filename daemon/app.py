@@ -264,6 +264,7 @@ class Daemon:
         config = self._control.config
         general = General.model_validate({**config.general.model_dump(), key: value})
         self._control.apply(config.model_copy(update={"general": general}))
+        configure_logging(general.log_level, general.log_format)
 
     async def _save_config(self, source: str, destination: str) -> str:
         """After a swap: the files too, where that is wanted. Never fails a run."""

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+import structlog
+
 from config.model import Config, SessionPolicy
 
 from .errors import AdminShutdown, ProxyError
@@ -31,6 +33,8 @@ QUICK_ROUND_S = 0.075
 alone."""
 
 OWN_READ_ONLY_TIMEOUT_S = 5.0
+
+log = structlog.get_logger("proxy")
 
 _OPERATOR = "operator"
 
@@ -295,6 +299,7 @@ class RunHold:
             if immovable is not None or twin is None or twin.lost or not session.exchange.quiet:
                 closed += 1
                 reason = immovable or "its new link was lost"
+                log.warning("session_not_moved", client=_name(session), reason=reason)
                 session.refuse(AdminShutdown(detail=f"The database has moved to another server: {reason}."))
                 continue
             self._old_links.append(session.take_twin())

@@ -53,15 +53,18 @@ def options(cables: dict[str, Cable], **general: object) -> DaemonOptions:
 
 
 IN_THE_PAUSE = STEPS[STEPS.index("hold") :]
-QUICK = [(step, side, "cut") for step in STEPS for side in ("source", "destination")] + [
-    (step, side, "stall") for step in IN_THE_PAUSE for side in ("source", "destination")
-]
-# A side that is silent before the pause is only given up after the time-out of a call, which takes its time.
-SLOW = [(step, side, "stall") for step in STEPS if step not in IN_THE_PAUSE for side in ("source", "destination")]
+EVERYTHING = [(step, side, how) for step in STEPS for side in ("source", "destination") for how in ("cut", "stall")]
+# In `make test`: both sides cut at every step of the pause, silent where silence differs most from a cut, and a
+# sample of the steps before. `make soak` runs all. A side that is silent before the pause is only given up after
+# the time-out of a call, which takes its time.
+ORDINARY = {
+    (step, side, "cut") for step in [*IN_THE_PAUSE, "record", "twins"] for side in ("source", "destination")
+} | {(step, side, "stall") for step in ("fence", "commit") for side in ("source", "destination")}
 
 
 @pytest.mark.parametrize(
-    ("step", "side", "how"), [*QUICK, *(pytest.param(*case, marks=pytest.mark.soak) for case in SLOW)]
+    ("step", "side", "how"),
+    [case if case in ORDINARY else pytest.param(*case, marks=pytest.mark.soak) for case in EVERYTHING],
 )
 async def test_connection_lost(
     pair: Pair, tmp_path: Path, cables: dict[str, Cable], step: str, side: str, how: str

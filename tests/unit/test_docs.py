@@ -188,6 +188,15 @@ def test_errors_of_a_run_are_quoted_from_the_code() -> None:
             assert any(piece in text for text in pieces), error
 
 
+def test_every_reason_why_a_run_stops_is_in_the_runbook() -> None:
+    rows = [[part.strip() for part in error.split("...")] for error in _rows("OPERATIONS.md", "error")]
+    for path in (ROOT / "cutover").glob("run*.py"):
+        for call in _calls(path):
+            if getattr(call.func, "id", "") == "StepFailed" and call.args:
+                text = " ".join(str(n.value) for n in ast.walk(call.args[0]) if isinstance(n, ast.Constant))
+                assert any(all(part in text for part in row) for row in rows), text
+
+
 # -- links, names, commands ----------------------------------------------------------------------------------------
 
 
