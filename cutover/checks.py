@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 from replication.control_schema import Identity
@@ -15,7 +14,7 @@ from replication.preflight import (
     run_checks,
 )
 from replication.registry import Kind, find, record, recorded
-from replication.session import ControlSession
+from replication.session import ControlSession, own_pids
 from replication.streams import find_subscription
 
 from .api import Finding, Severity
@@ -28,13 +27,12 @@ async def run_pair_checks(
     source: ControlSession,
     destination: ControlSession,
     identity: Identity | None,
-    own: Iterable[int] = (),
     *,
     setup: bool = False,
 ) -> list[Finding]:
-    """All findings, worst first. `identity` is the source's, None before REPLICATE; `own` are backends of ours.
+    """All findings, worst first. `identity` is the source's, None before REPLICATE.
     With `setup` only what matters before replication is made."""
-    context = await _context(pair, source, destination, identity, frozenset(own))
+    context = await _context(pair, source, destination, identity)
     if setup:
         context = replace(context, phase=Phase.SETUP)
     found = [
@@ -68,8 +66,7 @@ async def _context(
     pair: Pair,
     source: ControlSession,
     destination: ControlSession,
-    identity: Identity | None,
-    own: frozenset[int],
+    identity: Identity | None
 ) -> CheckContext:
     general = pair.config.general
     publication = subscription = reverse = None
@@ -101,8 +98,8 @@ async def _context(
         own_slots=frozenset(slots),
         own_subscriptions=frozenset(subscriptions),
         proxied_users=_users(pair),
-        own_source_pids=frozenset(pair.control.backend_pids(pair.source_name)) | own | frozenset(pair.checker_pids()),
-        own_destination_pids=own | frozenset(pair.checker_pids()),
+        own_source_pids=frozenset(pair.control.backend_pids(pair.source_name) + own_pids(pair.source)),
+        own_destination_pids=frozenset(own_pids(pair.destination)),
         links_needed=clients,
         pause_budget_ms=general.cutover_transaction_timeout,
         lag_threshold_bytes=general.cutover_traffic_stop_threshold,

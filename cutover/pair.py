@@ -123,9 +123,6 @@ class Pair:
                         raise
         raise AssertionError("unreachable")
 
-    def checker_pids(self) -> list[int]:
-        return [session.pid for session in self._checkers.values() if not session.closed]
-
     async def close(self) -> None:
         for session in self._checkers.values():
             await session.close()

@@ -7,9 +7,9 @@ that says `serving` is believed, even while the other cannot be asked; nothing e
 
 from __future__ import annotations
 
-from uuid import UUID
 from dataclasses import dataclass
 from enum import StrEnum
+from uuid import UUID
 
 
 class State(StrEnum):

@@ -12,6 +12,7 @@ from replication import decision
 from replication.control_schema import Identity, ServingState, read_identity
 from replication.fence_triggers import ensure_fence_triggers
 from replication.sequences import SequenceSync, sequence_sync
+from replication.session import own_pids
 from replication.session_facts import CodeFacts, advisory_locks, code_facts, type_maps
 
 from .api import RunKind, Severity
@@ -145,7 +146,6 @@ class Preparation:
             sessions.source_reader,
             sessions.destination_waiter,
             here,
-            own=[session.pid for session in sessions.all()],
         )
         health = await flow.inbound_health(sessions.source_reader, sessions.destination)
         began = time.monotonic()
@@ -192,7 +192,7 @@ async def still(run: RunContext, sessions: Sessions, *, dry: bool, timeout_s: fl
         sessions.source,
         run.run_id,
         terminate=run.general.cutover_fence is not FenceKind.NONE,
-        keep_pids=pids + [s.pid for s in sessions.all()] + run.pair.checker_pids(),
+        keep_pids=pids + own_pids(run.source_endpoint),
         quiet_pids=pids,
         marker=run.marker,
         timeout_s=timeout_s,

@@ -394,7 +394,7 @@ class Moves:
         try:
             async with chosen.sessions() as (source, destination):
                 identity = await read_identity(source)
-                return await run_pair_checks(chosen, source, destination, identity, own=[source.pid, destination.pid])
+                return await run_pair_checks(chosen, source, destination, identity)
         except ControlUnavailable as error:
             return [
                 Finding(

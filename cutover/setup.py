@@ -48,9 +48,7 @@ async def _check(pair: Pair, notify: Notify) -> list[StepRow]:
         identity = await read_identity(source)
         if identity is not None and await subscribed(pair, identity, destination):
             return []
-        findings = await run_pair_checks(
-            pair, source, destination, identity, own=[source.pid, destination.pid], setup=True
-        )
+        findings = await run_pair_checks(pair, source, destination, identity, setup=True)
     blocking = [finding for finding in findings if finding.severity is Severity.BLOCK]
     if blocking:
         raise MoveError(

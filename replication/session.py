@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import weakref
 from typing import Any
 
 import asyncpg
@@ -45,6 +46,14 @@ class ControlUnavailable(Exception):
     """The server could not be asked, or did not answer in time. Says nothing about what it did."""
 
 
+_open: weakref.WeakSet[ControlSession] = weakref.WeakSet()
+
+
+def own_pids(endpoint: Endpoint) -> list[int]:
+    """Backends of this process's control sessions on one database; the fence leaves them alone."""
+    return [s.pid for s in _open if not s.closed and s.endpoint.place == endpoint.place]
+
+
 class ControlSession:
     """A logged-in control connection. Not safe for two calls at once: use one session per parallel strand."""
 
@@ -54,6 +63,7 @@ class ControlSession:
         self.version: int = connection.get_server_version().major * 10000 + connection.get_server_version().minor
         self.pid: int = connection.get_server_pid()
         self.round_trips = 0
+        _open.add(self)
         self.default_timeout_s = DEFAULT_TIMEOUT_S
 
     @property

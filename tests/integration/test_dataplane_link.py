@@ -49,7 +49,7 @@ class Listening:
 
 def link() -> Link:
     target = LinkTarget("app", "127.0.0.1", 5432, "app")
-    transport = cast(asyncio.Transport, Transport())
+    transport = cast("asyncio.Transport", Transport())
     nobody = ("127.0.0.1", 1)
     return Link(
         1, target, OpenedLink(transport, b"", 1, b"key", {b"TimeZone": b"UTC"}, b"", "", nobody, nobody, 196608)
@@ -74,7 +74,7 @@ async def test_half_a_message_is_there_when_the_twin_is_taken() -> None:
     twin = link()
     session: Any = Listening()
     twin.data_received(ZONE + STYLE[:6])
-    twin.serve(cast(Session, session))
+    twin.serve(cast("Session", session))
     twin.data_received(STYLE[6:] + NOTICE)
     assert session.passed == STYLE + NOTICE
 

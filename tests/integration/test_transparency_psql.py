@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from daemon.demo.embedded import EmbeddedPostgres
-from tests.support.plain_proxy import PlainProxy, leads_to
 from tests.support.databases import run_sql
+from tests.support.plain_proxy import PlainProxy, leads_to
 
 STATEMENTS = Path(__file__).resolve().parents[1] / "support" / "statements"
 SCRIPTS = sorted(path.stem for path in STATEMENTS.glob("*.sql"))
