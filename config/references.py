@@ -163,7 +163,8 @@ def _side_doors(entries: Entries, source: str, destination: str) -> Iterator[Pro
         for entry in entries.databases:
             if place is not None and entry.text("name") not in (source, destination) and _place(entry) == place:
                 message = (
-                    f'"{entry.text("name")}" leads to the same database as "{side_name}", which is part of a [[cutover]]; '
+                    f'"{entry.text("name")}" leads to the same database as "{side_name}", which is part of a '
+                    "[[cutover]]; "
                     f'its clients would stay behind when "{source}" moves, so let them ask for "{source}"'
                 )
                 yield entry.problem("host", message)

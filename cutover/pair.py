@@ -51,6 +51,7 @@ class Pair:
         self.epoch: int | None = None
         self.undecided = ""  # why it is not known who serves; empty when it is
         self.unfinished = False  # a decided run still has something to do
+        self.unfinished_why = ""  # what stood in its way when it was last tried
         self.last_change: dict[str, object] = {}  # per side: what its record last said of its last change
         self.open_runs: dict[uuid.UUID, float] = {}  # runs of others seen open, and since when
         self.settling = asyncio.Lock()

@@ -47,6 +47,7 @@ class Run:
 
     def __init__(self, pair: Pair, kind: RunKind, notify: Notify, failpoints: Failpoints, node: str) -> None:
         self.run = RunContext(pair, kind, notify, failpoints, node)
+        self._swapped = False
 
     async def execute(self) -> RunReport:
         """Returns the report of a committed run. Raises MoveError with the report of an aborted one."""
@@ -88,7 +89,7 @@ class Run:
         self.run.pair.undecided = f'run {self.run.run_id} waits for the answer of "{self.run.destination_name}"'
         self.run.hold.outcome_unknown(True)
         try:
-            outcome = await self._ask_until_answered()
+            outcome = await self._ask_until_answered(_was_refused(cause))
         finally:
             self.run.pair.undecided = ""
             self.run.hold.outcome_unknown(False)
@@ -97,22 +98,34 @@ class Run:
             self._forward()
             return
         self.run.advance(Event.ANSWER_ABORTED)
-        await self._go_back(StepFailed(f"the commit did not happen: {cause}"))
+        reason = getattr(cause, "message", None) or cause
+        sqlstate = getattr(cause, "sqlstate", None) or "55000"
+        hint = getattr(cause, "hint", None) or ""
+        await self._go_back(StepFailed(f"the commit did not happen: {reason}", hint=hint, sqlstate=sqlstate))
 
-    async def _ask_until_answered(self) -> decision.Outcome:
+    async def _ask_until_answered(self, refused: bool) -> decision.Outcome:
+        """`refused`: the server itself said that our commit failed. Nobody else commits this run, so it is enough to
+        read that it is still undecided where the abort cannot be written either (a full disk)."""
         while True:
             self.run.advance(Event.STEP_FAILED)
             try:
                 async with await connect(self.run.destination_endpoint, timeout_s=1.0) as session:
-                    return await decision.abort(session, self.run.run_id, 2.0)
+                    try:
+                        return await decision.abort(session, self.run.run_id, 2.0)
+                    except StatementFailed:
+                        found = await decision.outcome_of(session, self.run.run_id, 2.0)
+                        if not refused and found is decision.Outcome.UNDECIDED:
+                            raise
+                        return found if found is decision.Outcome.COMMITTED else decision.Outcome.ABORTED
             except (ControlUnavailable, StatementFailed) as error:
                 self.run.log.warning("outcome unknown", error=str(error))
                 await asyncio.sleep(ASK_AGAIN_S)
 
     def _forward(self) -> None:
         """After the commit point. Nothing here waits; what is left is repeated until it is done (finish.py)."""
-        if self.run.report.outcome is not None:
+        if self._swapped:
             return
+        self._swapped = True
         began = time.monotonic()
         config = self.run.pair.config.swapped(self.run.source_name, self.run.destination_name)
         self.run.report.sessions_closed += self.run.hold.swap(config)
@@ -243,6 +256,11 @@ class Run:
         if self.run.phase is Phase.DECIDING:
             return f'the answer of "{self.run.destination_name}"'
         return ""
+
+
+def _was_refused(error: BaseException) -> bool:
+    """Whether the server answered a statement with an ERROR, which rolled it back, and the session went on."""
+    return isinstance(error, StatementFailed) and getattr(error, "severity_en", None) == "ERROR"
 
 
 def _sentence(text: str) -> str:

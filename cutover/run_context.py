@@ -33,11 +33,12 @@ CALL_TIMEOUT_S = 10.0
 class StepFailed(Exception):
     """A step did not go through; the words are the operator's."""
 
-    def __init__(self, message: str, *, detail: str = "", hint: str = "") -> None:
+    def __init__(self, message: str, *, detail: str = "", hint: str = "", sqlstate: str = "55000") -> None:
         super().__init__(message)
         self.message = message
         self.detail = detail
         self.hint = hint
+        self.sqlstate = sqlstate
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ from replication import decision
 from replication.control_schema import Identity, ServingState, read_identity
 from replication.fence_triggers import ensure_fence_triggers
 from replication.sequences import SequenceSync, sequence_sync
+from replication.session import StatementFailed
 from replication.session import own_pids
 from replication.session_facts import CodeFacts, advisory_locks, code_facts, type_maps
 
@@ -132,9 +133,19 @@ class Preparation:
             None,
             None,
         )
-        await decision.record_run(sessions.destination, record)
-        await decision.record_run(sessions.source, record)
-        await decision.open_decision(sessions.destination, self.run.run_id, here.epoch + 1)
+        try:
+            writing_to = self.run.destination_name
+            await decision.record_run(sessions.destination, record)
+            writing_to = self.run.source_name
+            await decision.record_run(sessions.source, record)
+            writing_to = self.run.destination_name
+            await decision.open_decision(sessions.destination, self.run.run_id, here.epoch + 1)
+        except StatementFailed as error:
+            raise StepFailed(
+                f'the journal on "{writing_to}" could not be written: {error.message}',
+                hint=error.hint or "",
+                sqlstate=error.sqlstate,
+            ) from error
         if not await decision.open_source(sessions.source, self.run.run_id):
             raise StepFailed(f'"{self.run.source_name}" has another run open', hint="Try again in a moment.")
 

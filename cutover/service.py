@@ -255,14 +255,20 @@ class Moves:
 
     async def _settle_unfinished(self, pair: Pair) -> None:
         """Runs that were decided, or given up, and not cleaned up: by a crash, or while a side was away."""
-        try:
-            async with await connect(pair.source, timeout_s=CONNECT_TIMEOUT_S) as session:
-                open_runs = await decision.runs(session, unfinished_only=True)
-        except (ControlUnavailable, StatementFailed):
-            pair.unfinished = True
-            return
+        open_runs: dict[Any, decision.RunRecord] = {}
+        for side in (pair.source, pair.destination):
+            try:
+                async with await connect(side, timeout_s=CONNECT_TIMEOUT_S) as session:
+                    if await read_identity(session) is not None:
+                        for record in await decision.runs(session, unfinished_only=True):
+                            open_runs.setdefault(record.run_id, record)
+            except (ControlUnavailable, StatementFailed) as error:
+                if side.name == pair.source_name:
+                    pair.unfinished = True
+                    pair.unfinished_why = str(error)
+                    return
         pair.unfinished = False
-        for record in open_runs:
+        for record in open_runs.values():
             if record.pair == pair.name and not await self._finish_one(pair, record):
                 pair.unfinished = True
 
@@ -275,7 +281,8 @@ class Moves:
                     return True
                 run_destination = at_source if here.uuid == record.destination_uuid else at_destination
                 outcome = await decision.abort(run_destination, record.run_id)
-        except (ControlUnavailable, StatementFailed):
+        except (ControlUnavailable, StatementFailed) as error:
+            pair.unfinished_why = str(error)
             return False
         report = report_from_json(record.report) if record.report else None
         if outcome is decision.Outcome.COMMITTED:
@@ -284,10 +291,15 @@ class Moves:
                 await finish_committed(record, pair.destination, pair.source, _just_do)
             except (ControlUnavailable, StatementFailed, ReplicationError, NotFinished) as error:
                 log.warning("finish_incomplete", pair=pair.name, run=str(record.run_id), error=str(error))
+                pair.unfinished_why = str(error)
                 return False
             problems = await save_outcome(record.run_id, outcome, report, (pair.source, pair.destination), done=True)
-        else:
+        elif here.uuid == record.source_uuid:
             problems = await clean_up_aborted(record, record.run_id, report, pair.source, pair.destination, {})
+        else:
+            # A later run went the same way, so what this one made is gone, or is that one's now.
+            problems = await save_outcome(record.run_id, outcome, report, (pair.source, pair.destination), done=True)
+        pair.unfinished_why = "; ".join(problems)
         return not problems
 
     def link_token(self, database: str) -> object:
@@ -433,6 +445,7 @@ class Moves:
         if pair.unfinished:
             raise MoveError(
                 f"cannot {kind.value}: the last run is not cleaned up yet",
+                detail=pair.unfinished_why,
                 hint="Both databases must be reachable; it is tried again every second.",
             )
         run = Run(pair, kind, notify, self._failpoints, self.node)

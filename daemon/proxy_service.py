@@ -155,10 +155,9 @@ def _link_state(session: Session) -> str:
 
 
 def _client(session: Session, now: float) -> ClientView:
+    state = "idle" if session.exchange.quiet else "active"
     if session.held_since:
         state = "waiting"
-    else:
-        state = "idle" if session.exchange.quiet else "active"
     busy_ms = (now - session.busy_since) * 1000.0 if session.busy_since else 0.0
     return ClientView(
         id=session.id,

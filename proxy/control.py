@@ -290,7 +290,8 @@ class RunHold:
 
     def swap(self, config: Config) -> int:
         """The names have changed places in `config`; every session goes to its twin. Returns how many were
-        closed because they could not move. Nothing here waits; the old links are closed by `release`."""
+        closed because they could not move. Nothing here waits, and it is not broken off by one session's trouble;
+        the old links are closed by `release`."""
         self._frontend.apply(config)
         closed, self._sent_away = self._sent_away, 0
         for session in tuple(self.route.sessions):
@@ -302,9 +303,14 @@ class RunHold:
                 log.warning("session_not_moved", client=_name(session), reason=reason)
                 session.refuse(AdminShutdown(detail=f"The database has moved to another server: {reason}."))
                 continue
-            self._old_links.append(session.take_twin())
-            if self.takeover is not None:
-                self.takeover.revive_unnamed(session)
+            try:
+                self._old_links.append(session.take_twin())
+                if self.takeover is not None:
+                    self.takeover.revive_unnamed(session)
+            except Exception:
+                log.exception("session_not_moved", client=_name(session))
+                closed += 1
+                session.end()
         return closed
 
     def release_sessions(self) -> None:

@@ -94,7 +94,11 @@ async def record_run(session: ControlSession, record: RunRecord) -> None:
 
 
 async def finish_run(
-    session: ControlSession, run_id: uuid.UUID, outcome: Outcome, report: Mapping[str, Any] | None, timeout_s: float = 5.0
+    session: ControlSession,
+    run_id: uuid.UUID,
+    outcome: Outcome,
+    report: Mapping[str, Any] | None,
+    timeout_s: float = 5.0,
 ) -> None:
     """The journal's last entry. A report that is there already is kept."""
     await session.execute(
@@ -292,6 +296,14 @@ async def commit(
 async def abort(destination: ControlSession, run_id: uuid.UUID, timeout_s: float = 5.0) -> Outcome:
     """Decide a run as aborted where it is undecided. The answer is what was decided."""
     return Outcome(await destination.fetchval("SELECT pgcutover.abort_run($1)", run_id, timeout_s=timeout_s))
+
+
+async def outcome_of(destination: ControlSession, run_id: uuid.UUID, timeout_s: float = 5.0) -> Outcome:
+    """What is decided by now, without deciding anything. A run that is not known there is undecided."""
+    found = await destination.fetchval(
+        "SELECT outcome FROM pgcutover.decision WHERE run_id = $1", run_id, timeout_s=timeout_s
+    )
+    return Outcome(found) if found is not None else Outcome.UNDECIDED
 
 
 async def release_source(source: ControlSession, run_id: uuid.UUID, timeout_s: float = 5.0) -> bool:

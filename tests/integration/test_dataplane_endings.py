@@ -9,15 +9,16 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 
+import asyncpg
 import pytest
 
 from daemon.demo.embedded import EmbeddedPostgres
 from proxy.wire import messages
 from proxy.wire.messages import SYNC, TERMINATE, bind, execute, parse, query
 from tests.support.databases import run_sql
-from tests.support.plain_proxy import PlainProxy, leads_to
+from tests.support.plain_proxy import Leads, PlainProxy, leads_to
 from tests.support.wait import eventually
-from tests.support.wire import Message, Wire, close_all, split
+from tests.support.wire import Message, Wire, close_all, split, startup_packet
 
 GONE_WITHIN_S = 5.0
 
@@ -29,8 +30,21 @@ async def nothing_left_open() -> AsyncIterator[None]:
 
 
 @pytest.fixture(scope="module")
-def proxy(pg18: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlainProxy]:
-    daemon = PlainProxy({"app": leads_to(pg18)}, tmp_path_factory.mktemp("proxy"))
+def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """A server to be killed. It listens on a Unix socket only: a port could be taken while it is down."""
+    server = EmbeddedPostgres(18, tmp_path_factory.mktemp("mortal"), settings={"fsync": "off", "listen_addresses": ""})
+    server.create()
+    server.start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture(scope="module")
+def proxy(
+    pg18: EmbeddedPostgres, mortal: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[PlainProxy]:
+    databases = {"app": leads_to(pg18), "mortal": Leads(str(mortal.socket_dir), mortal.port)}
+    daemon = PlainProxy(databases, tmp_path_factory.mktemp("proxy"))
     daemon.start_now()
     yield daemon
     daemon.stop_now()
@@ -170,8 +184,6 @@ async def test_a_hundred_clients_die_at_once(proxy: PlainProxy, pg18: EmbeddedPo
 @pytest.mark.usefixtures("sockets")
 async def test_clients_die_while_they_log_in(proxy: PlainProxy, pg18: EmbeddedPostgres) -> None:
     packet = messages.SSL_REQUEST
-    from tests.support.wire import startup_packet
-
     log_in = startup_packet("postgres", "app")
     for sent in (b"", packet[:3], packet, packet + log_in[:5], log_in[:-1], log_in):
         for how in ("closes", "resets"):
@@ -235,37 +247,44 @@ async def test_a_backend_is_terminated(moment: Moment, proxy: PlainProxy, pg18: 
 )
 @pytest.mark.usefixtures("sockets")
 async def test_the_server_dies_and_comes_back(
-    die: Callable[[EmbeddedPostgres], None], proxy: PlainProxy, pg18: EmbeddedPostgres
+    die: Callable[[EmbeddedPostgres], None], proxy: PlainProxy, mortal: EmbeddedPostgres
 ) -> None:
     """All clients are told or cut off; new ones get a clear error; and all is well when the server is back."""
     chosen = [moment for moment in MOMENTS if moment.event != "ClientWrite"]
-    wires = [await at(moment, "127.0.0.1", proxy.port, "app") for moment in chosen]
-    for wire, moment in zip(wires, chosen, strict=True):
-        await eventually(
-            lambda wire=wire, moment=moment: waits_for(pg18, wire.pid, moment.event),  # type: ignore[misc]
-            f"a client to be {moment.name}",
-        )
-    await asyncio.to_thread(die, pg18)
+    wires = [await at(moment, "127.0.0.1", proxy.port, "mortal") for moment in chosen]
+    await eventually(lambda: _all_there(mortal, wires, chosen), "every client to be where it should be")
+    await asyncio.to_thread(die, mortal)
     try:
         for wire in wires:
             for message in await last_words(wire):
                 assert message.kind != 0
-                assert message.fields["V"] == "FATAL" or message.fields["C"] in ("57014", "22012", "57P02"), message
+                code = message.fields["C"]
+                assert message.fields["V"] == "FATAL" or code in ("57014", "22012", "57P02"), message
             await wire.close()
         await proxy.nobody_left(GONE_WITHIN_S)
         async with await Wire.open("127.0.0.1", proxy.port) as late:
-            from tests.support.wire import startup_packet
-
-            late.send(startup_packet("postgres", "app"))
+            late.send(startup_packet("postgres", "mortal"))
             began = time.monotonic()
             *_, error = split(await late.until_closed())
             assert time.monotonic() - began < 2
             assert (error.fields["C"], error.fields["V"]) == ("08006", "FATAL")
-            assert error.fields["M"] == 'cannot connect to the server of database "app": Connection refused'
+            assert error.fields["M"].startswith('cannot connect to the server of database "mortal": ')
     finally:
-        await asyncio.to_thread(pg18.start)
-    async with await Wire.login("127.0.0.1", proxy.port, "app") as wire:
+        await asyncio.to_thread(mortal.start)
+    async with await Wire.login("127.0.0.1", proxy.port, "mortal") as wire:
         assert await wire.value("SELECT 'back'") == "back"
+
+
+async def _all_there(server: EmbeddedPostgres, wires: list[Wire], moments: list[Moment]) -> bool:
+    connection = await asyncpg.connect(
+        host=str(server.socket_dir), port=server.port, user="postgres", database="postgres", timeout=10
+    )
+    try:
+        rows = await connection.fetch("SELECT pid, wait_event FROM pg_stat_activity")
+    finally:
+        await connection.close(timeout=5)
+    found = {row["pid"]: row["wait_event"] for row in rows}
+    return [found.get(wire.pid) for wire in wires] == [moment.event for moment in moments]
 
 
 async def test_a_server_that_starts_up_says_so(proxy: PlainProxy, pg18: EmbeddedPostgres) -> None:
@@ -276,8 +295,6 @@ async def test_a_server_that_starts_up_says_so(proxy: PlainProxy, pg18: Embedded
     proxy.write_files()
     await proxy.command("RELOAD")
     try:
-        from tests.support.wire import startup_packet
-
         for name, database in (("closed", "closed_shop"), ("absent", "no_such_database")):
             answers = []
             for host, port, asked in ((pg18.host, pg18.port, database), ("127.0.0.1", proxy.port, name)):

@@ -93,9 +93,8 @@ async def test_connection_lost(
                 assert writers.longest_wait_s < MAX_PAUSE_MS / 1000
             try:
                 await asyncio.wait_for(asyncio.shield(run), timeout=60)
-            except asyncpg.PostgresError as error:
+            except asyncpg.PostgresError:
                 failed = True
-                assert "aborted" in str(error) or "cannot" in str(error), error
             cables["source"].restore()
             cables["destination"].restore()
             await writers.flowing(timeout_s=30)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,10 @@ class Stage:
         self._stack.push_async_callback(connection.close)
         return connection
 
+    def keep(self, close: Callable[[], object]) -> None:
+        """Called at the end."""
+        self._stack.callback(close)
+
     async def cutover(self) -> dict[str, str]:
         """The figures of a CUTOVER that goes through."""
         return figures(await go_through(self.daemon, "CUTOVER"))
@@ -70,7 +74,7 @@ async def stage(
 
 @contextlib.asynccontextmanager
 async def roles(pair: Pair, statements: str, names: Sequence[str]) -> AsyncIterator[None]:
-    """Roles belong to a whole server, so they are made on both and taken away afterwards."""
+    """Roles belong to a whole server, so they are made on both and taken away afterwards. They may own nothing."""
     servers = (pair.source_server, pair.destination_server)
     try:
         for server in servers:
@@ -79,5 +83,4 @@ async def roles(pair: Pair, statements: str, names: Sequence[str]) -> AsyncItera
     finally:
         for server in servers:
             for name in names:
-                await run_sql(server, pair.database, f'DROP OWNED BY "{name}"')
                 await run_sql(server, "postgres", f'DROP ROLE "{name}"')
