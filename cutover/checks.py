@@ -22,6 +22,9 @@ from .pair import Pair
 from .run_streams import RunStreams
 
 
+PREPARED_TIMEOUT_S = 1.0
+
+
 async def run_pair_checks(
     pair: Pair,
     source: ControlSession,
@@ -35,6 +38,7 @@ async def run_pair_checks(
     context = await _context(pair, source, destination, identity)
     if setup:
         context = replace(context, phase=Phase.SETUP)
+    await pair.control.end_prepared_batches(pair.source_name, PREPARED_TIMEOUT_S)
     found = [
         Finding(f.id, Severity(f.severity.value), f.object, f.finding, f.remedy) for f in await run_checks(context)
     ]

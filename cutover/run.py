@@ -65,7 +65,8 @@ class Run:
                         raise
             return run.report
         finally:
-            run.pair.live = None
+            if run.report.outcome is not RunOutcome.COMMITTED:
+                run.pair.live = None
 
     async def _after_failure(self, error: BaseException) -> None:
         """What a failure means depends on the phase alone (machine.py)."""
@@ -118,6 +119,8 @@ class Run:
                             raise
                         return found if found is decision.Outcome.COMMITTED else decision.Outcome.ABORTED
             except (ControlUnavailable, StatementFailed) as error:
+                if refused:
+                    return decision.Outcome.ABORTED
                 self.run.log.warning("outcome unknown", error=str(error))
                 await asyncio.sleep(ASK_AGAIN_S)
 
@@ -152,24 +155,37 @@ class Run:
             self.run.report.hold_max_ms = holds[-1]
 
     async def finish(self) -> None:
-        """What is left after the commit point, with a row per step. What cannot be done now is done later."""
+        """What is left after the commit point, with a row per step. What cannot be done now is done later, so
+        nothing that goes wrong here is an error of the run."""
+        try:
+            await self._finish()
+        except Exception as error:
+            self.run.log.exception("finish_incomplete")
+            self.run.pair.unfinished, self.run.pair.unfinished_why = True, str(error)
+        finally:
+            self.run.pair.live = None
+
+    async def _finish(self) -> None:
         if self.run.record is None:
             return
         sides = (self.run.source_endpoint, self.run.destination_endpoint)
         self.run.report.total_ms = (time.monotonic() - self.run.began) * 1000.0
         await save_outcome(self.run.run_id, decision.Outcome.COMMITTED, self.run.report, sides, done=False)
-        done = True
+        why = ""
         try:
             await finish_committed(
                 self.run.record, self.run.source_endpoint, self.run.destination_endpoint, self._finish_step
             )
         except (ControlUnavailable, StatementFailed, ReplicationError, NotFinished, InjectedFailure) as error:
-            done = False
-            self.run.log.warning("finish_incomplete", error=str(error))
-            self.run.notify(f"not finished yet, tried again every second: {error}")
+            why = str(error)
+            self.run.log.warning("finish_incomplete", error=why)
+            self.run.notify(f"not finished yet, tried again every second: {why}")
         self.run.report.total_ms = (time.monotonic() - self.run.began) * 1000.0
-        problems = await save_outcome(self.run.run_id, decision.Outcome.COMMITTED, self.run.report, sides, done=done)
-        self.run.pair.unfinished = bool(problems) or not done
+        problems = await save_outcome(self.run.run_id, decision.Outcome.COMMITTED, self.run.report, sides, done=not why)
+        for problem in problems:
+            self.run.notify(f"tried again every second: {problem}")
+        self.run.pair.unfinished_why = "; ".join(filter(None, [why, *problems]))
+        self.run.pair.unfinished = bool(self.run.pair.unfinished_why)
 
     async def _finish_step(self, name: str, do: Callable[[], Awaitable[str]]) -> None:
         async with self.run.step(name) as detail:

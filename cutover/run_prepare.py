@@ -198,13 +198,12 @@ class Preparation:
 
 async def still(run: RunContext, sessions: Sessions, *, dry: bool, timeout_s: float) -> decision.FenceResult:
     """The fence's second half (replication.decision.still), with this run's links and connections."""
-    pids = run.hold.backend_pids()
     return await decision.still(
         sessions.source,
         run.run_id,
         terminate=run.general.cutover_fence is not FenceKind.NONE,
-        keep_pids=pids + own_pids(run.source_endpoint),
-        quiet_pids=pids,
+        keep_pids=run.hold.backend_pids() + own_pids(run.source_endpoint),
+        quiet_pids=run.hold.still_pids(),
         marker=run.marker,
         timeout_s=timeout_s,
         dry=dry,

@@ -378,11 +378,12 @@ class Moves:
                 sqlstate="55006",
                 hint="SHOW CUTOVER; tells how far it is.",
             )
-        if pair.undecided:
-            raise MoveError(f"cannot {verb}: {pair.undecided}", hint="It is looked at again several times a second.")
 
         async def alone() -> T:
-            async with pair.busy, pair.settling:
+            async with pair.settling:
+                if pair.undecided:
+                    again = "It is looked at again several times a second."
+                    raise MoveError(f"cannot {verb}: {pair.undecided}", hint=again)
                 try:
                     return await do()
                 except ControlUnavailable as error:
@@ -396,7 +397,9 @@ class Moves:
                 except ForeignIdentity as error:
                     raise MoveError(str(error)) from error
 
+        await pair.busy.acquire()  # it is free, so that nothing comes between the look at it and this
         task = asyncio.create_task(alone(), name=f"{verb}-{pair.name}")
+        task.add_done_callback(lambda _task: pair.busy.release())
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)

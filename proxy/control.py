@@ -270,6 +270,10 @@ class RunHold:
     def backend_pids(self) -> list[int]:
         return [s.link.backend_pid for s in self.route.sessions if not s.link.lost]
 
+    def still_pids(self) -> list[int]:
+        """Those whose backends must be idle once all sessions are quiet: not the ones that we are asking just now."""
+        return [s.link.backend_pid for s in self.route.sessions if not s.link.lost and s.link.free and not s.asking]
+
     def lost_links(self) -> int:
         return sum(1 for s in self.route.sessions if s.link.lost)
 
@@ -365,6 +369,8 @@ def _straggler(session: Session) -> Straggler:
         state = "in a COPY or replication stream"
     elif exchange.in_transaction:
         state = "in transaction"
+    elif not exchange.sent_whole:
+        state = "in the middle of a message"
     elif exchange.owed:
         state = "in a request"
     elif exchange.unsynced:
@@ -411,8 +417,20 @@ class ProxyControl:
         return sum(1 for s in route.sessions if s.login.replication != "none") if route is not None else 0
 
     def stragglers(self, database: str) -> tuple[Straggler, ...]:
+        """Who is busy now. One that has only prepared and sent no Sync is not waited for by anybody."""
         route = self.frontend.routes[database]
-        return tuple(_straggler(s) for s in route.sessions if not s.exchange.quiet)
+        return tuple(_straggler(s) for s in route.sessions if not (s.exchange.quiet or s.exchange.prepared_only))
+
+    async def end_prepared_batches(self, database: str, timeout_s: float) -> None:
+        """Sessions that have prepared and sent no Sync look like open transactions to the server. After this they do
+        not; one that has not answered in time still does."""
+        route = self.frontend.routes.get(database)
+        asked = [s for s in (route.sessions if route is not None else ()) if s.exchange.prepared_only]
+        for session in asked:
+            session.settle()
+        deadline = time.monotonic() + timeout_s
+        while any(s.settling and not s.ended for s in asked) and time.monotonic() < deadline:
+            await asyncio.sleep(0.001)
 
     def backend_pids(self, database: str) -> list[int]:
         route = self.frontend.routes.get(database)

@@ -14,6 +14,7 @@ from .control_schema import Identity, ServingState
 from .copied_rows import remove_rows
 from .endpoint import Endpoint
 from .errors import MoveRefused, SideUnreachable
+from .fence_triggers import drop_fence_triggers
 from .publications import drop_publication
 from .registry import Kind, forget, recorded
 from .session import ControlSession, ControlUnavailable, connect
@@ -72,6 +73,8 @@ async def complete(source: Endpoint, destination: Endpoint, *, notify: Notify) -
             await _drop_publications(log, (serving, old))
             async with log.step("fence"):
                 await old.execute("SELECT pgcutover.set_read_only(true)")
+            async with log.step("fence triggers") as step:
+                step.detail = await drop_fence_triggers(serving)
             async with log.step("end of the move"):
                 for session in (old, serving):
                     await session.execute("UPDATE pgcutover.identity SET completed = true")

@@ -51,6 +51,8 @@ def overdue(session: Session, general: General, now: float) -> ProxyError | None
         if not session.stopped and _past(now - session.quiet_since, general.client_idle_timeout):
             return IdleTimeout()
         return None
+    if exchange.copy_both:
+        return None  # a replication stream has no end, and for PostgreSQL it is no statement either
     if exchange.owed:
         if session.request_since is None or session.requests_seen != exchange.queries:
             session.request_since, session.requests_seen = now, exchange.queries

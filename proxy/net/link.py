@@ -154,13 +154,15 @@ class Link(asyncio.Protocol):
         if self.session is not None:
             self.session.link_lost(self)
 
-    def close(self) -> None:
-        """Say goodbye and close; what is still unsent goes out first."""
+    def close(self, *, goodbye: bool = True) -> None:
+        """Say goodbye and close; what is still unsent goes out first. Behind half a message of a client there must be
+        no goodbye: its bytes would complete that message, and the server would run what nobody asked for."""
         if self.closed:
             return
         self.closed = True
         if not self.lost:
-            self.transport.write(messages.TERMINATE)
+            if goodbye:
+                self.transport.write(messages.TERMINATE)
             close_within(self.transport, LINGER_S)
 
     def abort(self) -> None:

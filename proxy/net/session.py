@@ -100,6 +100,7 @@ class Session:
         "route",
         "seen_at",
         "seen_bytes",
+        "settling",
         "slow",
         "sticky",
         "stopped",
@@ -145,6 +146,7 @@ class Session:
         self.slow = False
         self.stopped = False
         self.asking = False
+        self.settling = False
         self.ended = False
         self.dirty = True  # never asked yet; start-up packets can hold settings of any kind
         self.sticky = False
@@ -264,12 +266,15 @@ class Session:
         """A driver that has prepared a statement and sent no Sync could be waited for for hours: a Sync of our own
         ends its batch, unseen by the client (session/exchange.py)."""
         if self.exchange.prepared_only and self.link.free and not self.ended:
+            self.settling = self.slow = True
             self.exchange.synced_for_client()
             self.link.end_batch(self._settled)
 
     def _settled(self) -> None:
+        self.settling = False
         self.exchange.server(messages.ready_for_query())
         if self.busy_since and self.exchange.quiet:
+            self.busy_since = time.monotonic()  # the time in which its client had nothing to say is nobody's usual time
             self.request_done()
         self.pump()
 
@@ -426,7 +431,7 @@ class Session:
         self.held.clear()
         if not self.client_transport.is_closing():
             close_within(self.client_transport, LINGER_S)
-        self.link.close()
+        self.link.close(goodbye=self.exchange.sent_whole)
         if self.twin is not None:
             self.twin.close()
             self.twin = None

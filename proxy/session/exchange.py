@@ -194,6 +194,11 @@ class Exchange:
         return not (self._server_skip or self._server_head)
 
     @property
+    def sent_whole(self) -> bool:
+        """The client's last message has been passed on whole."""
+        return not (self._client_skip or self._client_head)
+
+    @property
     def working(self) -> bool:
         """The server may be running something for a client that has not said goodbye."""
         return bool(self._owed or self.unsynced) and not self.broken

@@ -164,6 +164,35 @@ async def test_work_sent_ahead_of_a_goodbye_is_done(proxy: PlainProxy, pg18: Emb
         await run_sql(pg18, "postgres", "DROP TABLE last_words")
 
 
+@pytest.mark.parametrize("how", ["closes", "resets", "is killed by the operator"])
+async def test_half_a_request_is_never_run(how: str, proxy: PlainProxy, pg18: EmbeddedPostgres) -> None:
+    """Nothing that the proxy says to the server at the end may complete it."""
+    await run_sql(pg18, "postgres", "CREATE TABLE halves (i int)")
+    try:
+        whole = query("INSERT INTO halves SELECT 1 AS aaaaaaaaaa")
+        wires = []
+        for missing in range(1, 10):
+            wires.append(await Wire.login("127.0.0.1", proxy.port, "app"))
+            wires[-1].send(whole[:-missing])
+            await wires[-1].drain()
+        await eventually(lambda: _all_received(proxy, len(wires)), "nine clients in the middle of a message")
+        if how == "is killed by the operator":
+            await proxy.command("KILL app")
+            await proxy.command("RESUME app")
+        for wire in wires:
+            if how == "resets":
+                wire.reset()
+            await wire.close()
+            await eventually(lambda wire=wire: is_gone(pg18, wire.pid), "the backend to leave")  # type: ignore[misc]
+        assert await run_sql(pg18, "postgres", "SELECT * FROM halves") == []
+    finally:
+        await run_sql(pg18, "postgres", "DROP TABLE halves")
+
+
+async def _all_received(proxy: PlainProxy, count: int) -> bool:
+    return [client["state"] for client in await proxy.clients()] == ["active"] * count
+
+
 @pytest.mark.usefixtures("sockets")
 async def test_a_hundred_clients_die_at_once(proxy: PlainProxy, pg18: EmbeddedPostgres) -> None:
     chosen = [MOMENTS[number % len(MOMENTS)] for number in range(100)]

@@ -327,7 +327,7 @@ async def test_a_server_that_cannot_be_reached(database: str, reason: str, proxy
 
 
 async def _wait_for_links(proxy: PlainProxy, count: int) -> bool:
-    return sum(row["cl_waiting"] for row in await proxy.command("SHOW POOLS")) == count
+    return bool(sum(row["cl_waiting"] for row in await proxy.command("SHOW POOLS")) == count)
 
 
 async def _count(proxy: PlainProxy, count: int) -> bool:

@@ -137,6 +137,11 @@ async def test_a_logical_replication_stream(proxy: PlainProxy, pg18: EmbeddedPos
         await eventually(lambda: stream.exists() and len(_INSERT.findall(stream.read_bytes())) == 1000, "all rows")
         (client,) = await proxy.clients()
         assert client["replication"] == "logical"
+        # However long it streams, that is not a query that takes too long.
+        await proxy.command("SET query_timeout = 50")
+        await run_sql(pg18, DATABASE, "SELECT pg_sleep(0.7)")
+        await proxy.command("RELOAD")
+        assert [found["id"] for found in await proxy.clients()] == [client["id"]]
         # The end is sent by pg_recvlogical as CopyDone, which the server answers.
         receiver.terminate()
         _, complaint = await asyncio.to_thread(receiver.communicate, None, 10)

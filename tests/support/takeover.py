@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import psycopg
 
 from tests.support.daemon import Daemon, DaemonOptions, replicate_directly
 from tests.support.databases import Pair, run_sql
-from tests.support.runs import figures, go_through
+from tests.support.runs import Stop, figures, go_through
 
 DEADLINE_S = 15.0
 
@@ -39,6 +40,23 @@ class Stage:
         )
         self._stack.push_async_callback(connection.close)
         return connection
+
+    async def waiting(self, count: int = 1) -> bool:
+        """Whether this many clients are held."""
+        rows = await self.daemon.command("SHOW CLIENTS")
+        return sum(1 for row in rows if row["state"] == "waiting") >= count
+
+    async def until(self, stop: Stop, verb: str) -> asyncio.Task[list[dict[str, Any]]]:
+        """Begin a run and let it come to `stop`; the task ends with its rows once the stop is open again."""
+        stop.shut()
+        run = asyncio.create_task(self.daemon.command(verb))
+        reached = asyncio.create_task(stop.reached(self.daemon))
+        await asyncio.wait({run, reached}, return_when=asyncio.FIRST_COMPLETED)
+        if run.done():
+            reached.cancel()
+            raise AssertionError(f"{verb} ended before {stop.step}: {run.exception() or run.result()}")
+        await reached
+        return run
 
     def keep(self, close: Callable[[], object]) -> None:
         """Called at the end."""
@@ -84,3 +102,37 @@ async def roles(pair: Pair, statements: str, names: Sequence[str]) -> AsyncItera
         for server in servers:
             for name in names:
                 await run_sql(server, "postgres", f'DROP ROLE "{name}"')
+
+
+class Raw:
+    """A client that speaks the protocol by hand."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    @classmethod
+    async def open(cls, on: Stage, *, buffer_bytes: int = 2**16) -> Raw:
+        reader, writer = await asyncio.open_connection("127.0.0.1", on.daemon.port, limit=buffer_bytes)
+        on.keep(writer.close)
+        body = b"\0\3\0\0user\0postgres\0database\0app\0\0"
+        writer.write((len(body) + 4).to_bytes(4, "big") + body)
+        raw = cls(reader, writer)
+        await raw.until(b"Z")
+        return raw
+
+    def send(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def next(self) -> tuple[bytes, bytes]:
+        """Type and body of the next message."""
+        async with asyncio.timeout(DEADLINE_S):
+            head = await self.reader.readexactly(5)
+            return head[:1], await self.reader.readexactly(int.from_bytes(head[1:], "big") - 4)
+
+    async def until(self, last: bytes) -> list[tuple[bytes, bytes]]:
+        """Every message up to and with the first of this kind."""
+        found: list[tuple[bytes, bytes]] = []
+        while not found or found[-1][0] != last:
+            found.append(await self.next())
+        return found

@@ -88,11 +88,7 @@ SCRIPTS = [
             Step(query(";")),
             Step(query("SELECT 1; SELECT 'two'; SELECT 1/0; SELECT 4")),
             Step(
-                query("BEGIN")
-                + query("SELECT 1")
-                + query("SELECT nope")
-                + query("SELECT 2")
-                + query("COMMIT"),
+                query("BEGIN") + query("SELECT 1") + query("SELECT nope") + query("SELECT 2") + query("COMMIT"),
                 count=5,
             ),
             Step(query("SELECT repeat('x', 20000), generate_series(1, 20)")),
@@ -148,12 +144,7 @@ SCRIPTS = [
             Step(query("BEGIN; DECLARE c CURSOR FOR " + _SERIES)),
             Step(describe("P", "c") + execute("c", 2) + SYNC),
             Step(query("COMMIT")),
-            Step(
-                parse("", "UPDATE pg_class SET relname = relname WHERE false")
-                + bind("", "")
-                + execute("", 1)
-                + SYNC
-            ),
+            Step(parse("", "UPDATE pg_class SET relname = relname WHERE false") + bind("", "") + execute("", 1) + SYNC),
         ],
     ),
     Script(
@@ -172,29 +163,16 @@ SCRIPTS = [
     Script(
         "pipelines with errors",
         [
+            Step(run("SELECT 1") + run("SELECT 1/0") + run("SELECT 3") + SYNC + run("SELECT 4") + SYNC, count=2),
             Step(
-                run("SELECT 1") + run("SELECT 1/0") + run("SELECT 3") + SYNC + run("SELECT 4") + SYNC, count=2
-            ),
-            Step(
-                run("SELECT 1")
-                + SYNC
-                + run("SELECT nope")
-                + SYNC
-                + run("SELECT 3")
-                + SYNC
-                + query("SELECT 4"),
+                run("SELECT 1") + SYNC + run("SELECT nope") + SYNC + run("SELECT 3") + SYNC + query("SELECT 4"),
                 count=4,
             ),
             Step(
                 run("BEGIN") + run("SELECT 1/0") + SYNC + run("SELECT 2") + SYNC + run("ROLLBACK") + SYNC,
                 count=3,
             ),
-            Step(
-                run(_TABLE)
-                + run("INSERT INTO t VALUES (1, 'a')")
-                + run("SELECT i + 0, s || '' FROM t")
-                + SYNC
-            ),
+            Step(run(_TABLE) + run("INSERT INTO t VALUES (1, 'a')") + run("SELECT i + 0, s || '' FROM t") + SYNC),
             Step(
                 run("INSERT INTO t VALUES (2, 'b')")
                 + run("SELECT 1/0")
@@ -205,9 +183,7 @@ SCRIPTS = [
             ),
             Step(run("SAVEPOINT s") + SYNC),
             Step(run("VACUUM") + run("SELECT 1") + SYNC),
-            Step(
-                b"".join(run(f"SELECT {n}") + (SYNC if n % 7 == 0 else b"") for n in range(1, 71)), count=10
-            ),
+            Step(b"".join(run(f"SELECT {n}") + (SYNC if n % 7 == 0 else b"") for n in range(1, 71)), count=10),
             # A simple query in the middle of an extended one ends the implicit transaction as a Sync would.
             Step(run("SELECT 1") + query("SELECT 2") + SYNC, count=2),
         ],
@@ -246,7 +222,8 @@ SCRIPTS = [
             Step(
                 parse(
                     "s",
-                    "SELECT $1::int4, $2::int8, $3::float8, $4::bytea, $5::text, $6::bool, $7::timestamptz, $8::uuid, $9::numeric",
+                    "SELECT $1::int4, $2::int8, $3::float8, $4::bytea, $5::text, $6::bool, $7::timestamptz,"
+                    " $8::uuid, $9::numeric",
                 )
                 + describe("S", "s")
                 + SYNC
@@ -274,9 +251,7 @@ SCRIPTS = [
                 + SYNC
             ),
             Step(binary_bind(b"", b"s", [None] * 9, [0], [0, 1, 0, 1, 0, 1, 0, 1, 0]) + execute("") + SYNC),
-            Step(
-                query("BEGIN; DECLARE b BINARY CURSOR FOR SELECT 1, 'x'::text, 2.5::float8; FETCH b; COMMIT")
-            ),
+            Step(query("BEGIN; DECLARE b BINARY CURSOR FOR SELECT 1, 'x'::text, 2.5::float8; FETCH b; COMMIT")),
             Step(
                 parse(
                     "",
@@ -294,13 +269,7 @@ SCRIPTS = [
         [
             Step(query(_TABLE)),
             Step(query("COPY t FROM STDIN"), kind="G"),
-            Step(
-                copy_data(b"1\ta\n2\t")
-                + copy_data(b"b\n")
-                + copy_data(b"3\tc")
-                + copy_data(b"\n")
-                + _COPY_DONE
-            ),
+            Step(copy_data(b"1\ta\n2\t") + copy_data(b"b\n") + copy_data(b"3\tc") + copy_data(b"\n") + _COPY_DONE),
             Step(query("COPY t FROM STDIN"), kind="G"),
             Step(copy_data(b"4\td\n") + copy_fail(b"changed my mind")),
             Step(query("COPY t FROM STDIN"), kind="G"),
@@ -313,10 +282,7 @@ SCRIPTS = [
             Step(copy_data(b"9\ti\n") + _COPY_DONE, kind="G"),
             Step(_COPY_DONE),
             Step(
-                query("COPY t FROM STDIN")
-                + copy_data(b"10\tj\n")
-                + _COPY_DONE
-                + query("SELECT count(*) FROM t"),
+                query("COPY t FROM STDIN") + copy_data(b"10\tj\n") + _COPY_DONE + query("SELECT count(*) FROM t"),
                 count=2,
             ),
             Step(query("COPY t TO STDOUT; COPY (SELECT 1/0) TO STDOUT; SELECT 3")),
@@ -343,13 +309,7 @@ SCRIPTS = [
             Step(copy_data(b"x\tb\n") + copy_data(b"3\tc\n") + _COPY_DONE + SYNC),
             Step(parse("", "COPY t FROM STDIN") + bind("", "") + execute("") + SYNC, kind="G"),
             Step(copy_fail(b"no") + SYNC),
-            Step(
-                run("COPY t FROM STDIN")
-                + copy_data(b"4\td\n")
-                + _COPY_DONE
-                + run("SELECT count(*) FROM t")
-                + SYNC
-            ),
+            Step(run("COPY t FROM STDIN") + copy_data(b"4\td\n") + _COPY_DONE + run("SELECT count(*) FROM t") + SYNC),
             Step(run("COPY t TO STDOUT") + SYNC),
             Step(run("COPY nothing FROM STDIN") + copy_data(b"5\te\n") + _COPY_DONE + SYNC),
             Step(parse("", "COPY t TO STDOUT") + bind("", "") + execute("", 1) + SYNC),
@@ -367,9 +327,7 @@ SCRIPTS = [
             Step(query("BEGIN") + query("SELECT lo_create(900001)"), count=2),
             Step(function_call(952, [struct.pack("!I", 900001), struct.pack("!i", 0x60000)])),  # lo_open
             Step(function_call(955, [struct.pack("!i", 0), b"written by function call"])),  # lowrite
-            Step(
-                function_call(956, [struct.pack("!i", 0), struct.pack("!i", 2), struct.pack("!i", 0)])
-            ),  # lo_lseek
+            Step(function_call(956, [struct.pack("!i", 0), struct.pack("!i", 2), struct.pack("!i", 0)])),  # lo_lseek
             Step(function_call(954, [struct.pack("!i", 0), struct.pack("!i", 100)])),  # loread
             Step(function_call(953, [struct.pack("!i", 0)])),  # lo_close
             Step(query("ROLLBACK")),
@@ -382,15 +340,12 @@ SCRIPTS = [
             Step(run("NOTIFY a, 'extended'") + SYNC),
             Step(query("SET application_name = 'x'; SET TimeZone = 'Asia/Tokyo'; SET DateStyle = 'German'")),
             Step(query("BEGIN; SET LOCAL TimeZone = 'UTC'; SELECT 1/0") + query("ROLLBACK"), count=2),
-            Step(
-                query(
-                    "DO $$ BEGIN FOR i IN 1..40 LOOP RAISE NOTICE '%', repeat('n', i * 300); END LOOP; END $$"
-                )
-            ),
+            Step(query("DO $$ BEGIN FOR i IN 1..40 LOOP RAISE NOTICE '%', repeat('n', i * 300); END LOOP; END $$")),
             Step(query("DO $$ BEGIN RAISE EXCEPTION '%', repeat('e', 30000); END $$")),
             Step(
                 query(
-                    "SELECT length(set_config('search_path', string_agg('schema_' || g, ','), false)) FROM generate_series(1, 3000) g"
+                    "SELECT length(set_config('search_path', string_agg('schema_' || g, ','), false))"
+                    " FROM generate_series(1, 3000) g"
                 )
             ),
             Step(query("SELECT pg_notify('a', repeat('p', 7999))")),
@@ -402,9 +357,7 @@ SCRIPTS = [
         "start-up parameters",
         [
             Step(
-                query(
-                    "SHOW work_mem; SHOW application_name; SHOW my.own; SHOW TimeZone; RESET work_mem; SHOW work_mem"
-                )
+                query("SHOW work_mem; SHOW application_name; SHOW my.own; SHOW TimeZone; RESET work_mem; SHOW work_mem")
             )
         ],
         parameters={

@@ -32,6 +32,8 @@ class Writers:
 
     daemon: Daemon
     count: int = 6
+    first: int = 1
+    """The number of the first client; another group of writers needs numbers of its own."""
     acknowledged: set[tuple[int, int]] = field(default_factory=set)
     unknown: set[tuple[int, int]] = field(default_factory=set)
     errors: list[str] = field(default_factory=list)
@@ -42,7 +44,7 @@ class Writers:
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def __aenter__(self) -> Writers:
-        self._tasks = [asyncio.create_task(self._write(client)) for client in range(1, self.count + 1)]
+        self._tasks = [asyncio.create_task(self._write(client)) for client in range(self.first, self.first + self.count)]
         await self.flowing()
         return self
 
@@ -58,7 +60,7 @@ class Writers:
 
     async def flowing(self, timeout_s: float = 20) -> None:
         """Until every client has had another write acknowledged after this call."""
-        begun = {client: self._top(client) for client in range(1, self.count + 1)}
+        begun = {client: self._top(client) for client in range(self.first, self.first + self.count)}
         await eventually(
             lambda: all(self._top(client) > top for client, top in begun.items()),
             f"writes flow again; errors so far: {self.errors[:3]}",

@@ -33,6 +33,16 @@ def test_a_message_half_way_is_no_place_for_one_of_ours() -> None:
         assert exchange.between_messages
 
 
+def test_half_a_message_of_the_client() -> None:
+    exchange = Exchange(lambda _kind, _body: None, lambda _tag: None, lambda _body: None)
+    whole = messages.query("SELECT 1")
+    for cut in (1, 4, 5, 6, len(whole) - 1):
+        exchange.client(whole[:cut])
+        assert not exchange.sent_whole
+        exchange.client(whole[cut:])
+        assert exchange.sent_whole
+
+
 def test_working() -> None:
     exchange = Exchange(lambda _kind, _body: None, lambda _tag: None, lambda _body: None)
     assert not exchange.working
