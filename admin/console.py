@@ -92,9 +92,7 @@ class _Console:
     async def _run(self, statement: Statement) -> Outcome:
         telling = _Telling(self._port)
         context = Context(self._services, self._protocol.session, telling)
-        task = asyncio.get_running_loop().create_task(
-            statement.execute(context), name=f"console-{statement.tag}"
-        )
+        task = asyncio.get_running_loop().create_task(statement.execute(context), name=f"console-{statement.tag}")
         self._statement = task
         if self._inbox.gone:
             task.cancel()
@@ -150,8 +148,7 @@ class _Telling:
 
 def _session(login: Login, services: ConsoleServices, pid: int) -> ConsoleSession:
     startup = {
-        key.decode("utf-8", "replace"): value.decode("utf-8", "replace")
-        for key, value in login.startup.parameters
+        key.decode("utf-8", "replace"): value.decode("utf-8", "replace") for key, value in login.startup.parameters
     }
     fixed = {
         "server_version": f"{SERVER_VERSION_NUMBER} (pgcutover {services.version})",

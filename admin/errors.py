@@ -80,9 +80,7 @@ class UnknownStatement(ConsoleError):
     sqlstate = "26000"
 
     def __init__(self, name: str) -> None:
-        super().__init__(
-            f'prepared statement "{name}" does not exist' if name else "there is no unnamed statement"
-        )
+        super().__init__(f'prepared statement "{name}" does not exist' if name else "there is no unnamed statement")
 
 
 class StatementExists(ConsoleError):
@@ -119,9 +117,7 @@ class TooManyStatements(ConsoleError):
     sqlstate = "54000"
 
     def __init__(self, limit: int) -> None:
-        super().__init__(
-            f"this session keeps {limit} prepared statements or portals already", hint="Run DISCARD ALL."
-        )
+        super().__init__(f"this session keeps {limit} prepared statements or portals already", hint="Run DISCARD ALL.")
 
 
 class NoTransaction(ConsoleError):
@@ -144,9 +140,7 @@ class NoSuchDatabase(ConsoleError):
     sqlstate = "3D000"
 
     def __init__(self, name: str) -> None:
-        super().__init__(
-            f"no such database: {name}", hint="SHOW DATABASES lists them; names keep their case."
-        )
+        super().__init__(f"no such database: {name}", hint="SHOW DATABASES lists them; names keep their case.")
 
 
 class UnknownSetting(ConsoleError):

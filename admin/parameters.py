@@ -51,8 +51,7 @@ _BINARY: Final[dict[int, Callable[[bytes], str]]] = {
 def parameter_oids(given: Sequence[int], count: int) -> tuple[int, ...]:
     """The types that a statement with `count` parameters announces."""
     return tuple(
-        given[at] if at < len(given) and given[at] != _UNSPECIFIED else TEXT_OID
-        for at in range(max(count, len(given)))
+        given[at] if at < len(given) and given[at] != _UNSPECIFIED else TEXT_OID for at in range(max(count, len(given)))
     )
 
 

@@ -157,9 +157,9 @@ class ConsoleProtocol:
 
     def _complete(self, statement: Statement, row_count: int) -> bytes:
         changed = self.session.settings.take_pending()
-        return b"".join(
-            messages.parameter_status(name, value) for name, value in changed
-        ) + messages.command_complete(statement.completion(row_count))
+        return b"".join(messages.parameter_status(name, value) for name, value in changed) + messages.command_complete(
+            statement.completion(row_count)
+        )
 
     # -- extended query --------------------------------------------------------------------------------------
 
@@ -176,9 +176,7 @@ class ConsoleProtocol:
         prepared = Prepared(
             text=text,
             template=parse_statement(text) if text is not None else None,
-            parameter_oids=parameter_oids(
-                request.parameter_oids, text.parameter_count if text is not None else 0
-            ),
+            parameter_oids=parameter_oids(request.parameter_oids, text.parameter_count if text is not None else 0),
         )
         self.session.keep_prepared(request.statement, prepared)
         yield Send(messages.PARSE_COMPLETE)
@@ -262,6 +260,4 @@ class ConsoleProtocol:
 
 def error_message(error: ProxyError) -> bytes:
     """The ErrorResponse that answers a statement: its severity is ERROR whatever the error does elsewhere."""
-    return messages.error_response(
-        "ERROR", error.sqlstate, error.message, detail=error.detail, hint=error.hint
-    )
+    return messages.error_response("ERROR", error.sqlstate, error.message, detail=error.detail, hint=error.hint)

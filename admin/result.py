@@ -141,9 +141,7 @@ def columns(type: Type, *names: str) -> Columns:
 def row_description(described: Columns, formats: Sequence[int]) -> bytes:
     """`formats` has one code per column."""
     fields = b"".join(
-        _text(column.name)
-        + b"\0"
-        + _FIELD.pack(0, 0, column.type.value.oid, column.type.value.length, -1, format_code)
+        _text(column.name) + b"\0" + _FIELD.pack(0, 0, column.type.value.oid, column.type.value.length, -1, format_code)
         for column, format_code in zip(described, formats, strict=True)
     )
     return message(ServerMessage.ROW_DESCRIPTION, _COUNT.pack(len(described)) + fields)

@@ -121,11 +121,7 @@ class Arguments:
 
     def problem(self) -> SyntaxProblem:
         token = self._next
-        where = (
-            f'syntax error at or near "{token.value}"'
-            if token is not None
-            else "syntax error at end of input"
-        )
+        where = f'syntax error at or near "{token.value}"' if token is not None else "syntax error at end of input"
         return SyntaxProblem(where, hint=f"Syntax: {self._syntax}")
 
 
@@ -140,9 +136,7 @@ class Command:
     listed: bool = True
 
 
-def command(
-    syntax: str, summary: str, parse: Callable[[Arguments], Statement], *, words: str = ""
-) -> Command:
+def command(syntax: str, summary: str, parse: Callable[[Arguments], Statement], *, words: str = "") -> Command:
     """A command for SHOW HELP. Its words are those in upper case that `syntax` begins with, unless given."""
     if not words:
         leading = []

@@ -31,9 +31,7 @@ def read_text(file: FilePath) -> tuple[str, None] | tuple[None, Problem]:
     try:
         return file.read_bytes().decode("utf-8"), None
     except FileNotFoundError:
-        return None, Problem(
-            str(file), 0, "", 'there is no such file; "pgcutover init" writes one to start from'
-        )
+        return None, Problem(str(file), 0, "", 'there is no such file; "pgcutover init" writes one to start from')
     except IsADirectoryError:
         return None, Problem(str(file), 0, "", "is a folder; give the path of the file in it")
     except OSError as error:

@@ -76,9 +76,7 @@ def _required_files(entry: Entry[General], general: General) -> Iterator[Problem
     if mode in _VERIFYING and general.tls_client_ca_certificate is None:
         message = f'"{mode}" checks the certificates of clients: set tls_client_ca_certificate'
         yield entry.problem("client_tls_sslmode", message)
-    if general.auth_type is AuthType.CERT and (
-        mode is SslMode.DISABLE or general.tls_client_ca_certificate is None
-    ):
+    if general.auth_type is AuthType.CERT and (mode is SslMode.DISABLE or general.tls_client_ca_certificate is None):
         message = '"cert" needs client certificates: set client_tls_sslmode and tls_client_ca_certificate'
         yield entry.problem("auth_type", message)
 

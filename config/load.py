@@ -87,9 +87,7 @@ def _load(
     if problems:
         # In the order of the files as given, then of the lines, so that they can be mended top to bottom.
         order = {str(config_path): 0, str(users_path): 1}
-        raise ConfigError(
-            sorted(set(problems), key=lambda p: (order.get(p.file, 2), p.line, p.key, p.message))
-        )
+        raise ConfigError(sorted(set(problems), key=lambda p: (order.get(p.file, 2), p.line, p.key, p.message)))
     return _config(entries, replication)
 
 
@@ -101,9 +99,7 @@ def _parse(path: Path, text: str | None, problems: list[Problem]) -> Document | 
     return document
 
 
-def _read_settings(
-    document: Document, environ: Mapping[str, str], entries: Entries, problems: list[Problem]
-) -> None:
+def _read_settings(document: Document, environ: Mapping[str, str], entries: Entries, problems: list[Problem]) -> None:
     entries.general = read_table(document, _SECTIONS["general"], environ, problems)
     entries.admin = read_table(document, _SECTIONS["admin"], environ, problems)
     entries.http = read_table(document, _SECTIONS["http"], environ, problems)

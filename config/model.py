@@ -95,39 +95,23 @@ class Section(BaseModel):
 
 class General(Section):
     host: str = Field(default="0.0.0.0", description="address to listen on")
-    port: PortNumber = Field(
-        default=6432, description="port to listen on; the admin database answers here too"
-    )
-    workers: int = Field(
-        default=1, ge=1, description="processes that share the port; only 1 is supported today"
-    )
+    port: PortNumber = Field(default=6432, description="port to listen on; the admin database answers here too")
+    workers: int = Field(default=1, ge=1, description="processes that share the port; only 1 is supported today")
     pooler_mode: PoolerMode = Field(
         default=PoolerMode.SESSION,
         description="how long a client keeps its link; only session is supported today",
     )
     auth_type: AuthType = Field(default=AuthType.SCRAM, description="how clients log in")
-    max_client_conn: int = Field(
-        default=1000, ge=1, description="clients at the same time, admin sessions not counted"
-    )
-    default_pool_size: int = Field(
-        default=0, ge=0, description="links per database at the same time; 0: no limit"
-    )
-    client_login_timeout: Milliseconds = Field(
-        default=60_000, description="a client must be logged in by then"
-    )
-    client_idle_timeout: Milliseconds = Field(
-        default=0, description="an idle client outside a transaction is closed"
-    )
+    max_client_conn: int = Field(default=1000, ge=1, description="clients at the same time, admin sessions not counted")
+    default_pool_size: int = Field(default=0, ge=0, description="links per database at the same time; 0: no limit")
+    client_login_timeout: Milliseconds = Field(default=60_000, description="a client must be logged in by then")
+    client_idle_timeout: Milliseconds = Field(default=0, description="an idle client outside a transaction is closed")
     client_idle_in_transaction_timeout: Milliseconds = Field(
         default=0, description="a client that idles inside a transaction is closed"
     )
     query_timeout: Milliseconds = Field(default=0, description="a request may run this long")
-    query_wait_timeout: Milliseconds = Field(
-        default=120_000, description="a request may wait this long for a link"
-    )
-    connect_timeout: Milliseconds = Field(
-        default=5_000, description="a link must be open and logged in by then"
-    )
+    query_wait_timeout: Milliseconds = Field(default=120_000, description="a request may wait this long for a link")
+    connect_timeout: Milliseconds = Field(default=5_000, description="a link must be open and logged in by then")
     shutdown_timeout: Milliseconds = Field(
         default=60_000, description="SHUTDOWN and SIGTERM wait this long for clients"
     )
@@ -137,17 +121,13 @@ class General(Section):
     tls_certificate: FilePath | None = Field(
         default=None, examples=["server.crt"], description="PEM file with our certificate chain"
     )
-    tls_private_key: FilePath | None = Field(
-        default=None, examples=["server.key"], description="PEM file with its key"
-    )
+    tls_private_key: FilePath | None = Field(default=None, examples=["server.key"], description="PEM file with its key")
     tls_client_ca_certificate: FilePath | None = Field(
         default=None, examples=["clients-ca.crt"], description="PEM file of CAs for client certificates"
     )
     log_level: LogLevel = Field(default="info", description="least level logged")
     log_format: LogFormat = Field(default="console", description="how log lines look")
-    cutover_save_config: bool = Field(
-        default=False, description="write both files after a swap (backups: *.bak.toml)"
-    )
+    cutover_save_config: bool = Field(default=False, description="write both files after a swap (backups: *.bak.toml)")
     cutover_max_pause: PauseBudget = Field(default=5_000, description="no client is held longer than this")
     cutover_transaction_timeout: Milliseconds = Field(
         default=2_000, description="open transactions may take this long to finish once the gate drains"
@@ -187,9 +167,7 @@ class Replication(Section):
         examples=["/usr/lib/postgresql/18/bin"],
         description="folder with pg_dump and pg_restore; default: PATH, then the embedded package",
     )
-    copy_jobs: int = Field(
-        default=4, ge=1, le=64, description="indexes and constraints built at the same time"
-    )
+    copy_jobs: int = Field(default=4, ge=1, le=64, description="indexes and constraints built at the same time")
 
 
 class Database(Section):
@@ -216,9 +194,7 @@ class Database(Section):
     sslcert: FilePath | None = Field(
         default=None, examples=["client.crt"], description="PEM file with our client certificate"
     )
-    sslkey: FilePath | None = Field(
-        default=None, examples=["client.key"], description="PEM file with its key"
-    )
+    sslkey: FilePath | None = Field(default=None, examples=["client.key"], description="PEM file with its key")
 
     @property
     def server_database(self) -> str:
@@ -314,14 +290,11 @@ class Config(Section):
         """
         other = {source: destination, destination: source}
         databases = tuple(
-            d.model_copy(update={"name": other[d.name], "database_name": d.server_database})
-            if d.name in other
-            else d
+            d.model_copy(update={"name": other[d.name], "database_name": d.server_database}) if d.name in other else d
             for d in self.databases
         )
         users = tuple(
-            u.model_copy(update={"database": other[u.database]}) if u.database in other else u
-            for u in self.users
+            u.model_copy(update={"database": other[u.database]}) if u.database in other else u for u in self.users
         )
         pairs = tuple(
             p.model_copy(

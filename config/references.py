@@ -86,9 +86,7 @@ def _general(entries: Entries) -> Iterator[Problem]:
 _NO_TRANSACTION_MODE = '"transaction" is not supported in this version; use "session"'
 
 
-def _database(
-    entries: Entries, database: Entry[Database], earlier: Sequence[Entry[Database]]
-) -> Iterator[Problem]:
+def _database(entries: Entries, database: Entry[Database], earlier: Sequence[Entry[Database]]) -> Iterator[Problem]:
     name = database.text("name")
     if name is not None:
         twin = next((entry for entry in earlier if entry.text("name") == name), None)
@@ -113,9 +111,7 @@ def _leads_back(general: General, database: Database) -> bool:
     return database.host == general.host or (general.host in _EVERY_ADDRESS and database.host in _LOOPBACK)
 
 
-def _pair(
-    entries: Entries, pair: Entry[CutoverPair], earlier: Sequence[Entry[CutoverPair]]
-) -> Iterator[Problem]:
+def _pair(entries: Entries, pair: Entry[CutoverPair], earlier: Sequence[Entry[CutoverPair]]) -> Iterator[Problem]:
     source, destination = pair.text("source"), pair.text("destination")
     for key, name in (("source", source), ("destination", destination)):
         if name is not None and entries.database(name) is None:
@@ -138,9 +134,7 @@ def _pair(
             yield pair.problem(key, message)
 
 
-def _same_place(
-    entries: Entries, pair: Entry[CutoverPair], source: str, destination: str
-) -> Iterator[Problem]:
+def _same_place(entries: Entries, pair: Entry[CutoverPair], source: str, destination: str) -> Iterator[Problem]:
     one, other = entries.database(source), entries.database(destination)
     if one is None or other is None:
         return
@@ -198,14 +192,10 @@ def _pair_users(entries: Entries, pair: Entry[CutoverPair]) -> Iterator[Problem]
                 yield user.problem("database", message)
 
 
-def _control_user(
-    entries: Entries, pair: Entry[CutoverPair], control: str, database: str
-) -> Iterator[Problem]:
+def _control_user(entries: Entries, pair: Entry[CutoverPair], control: str, database: str) -> Iterator[Problem]:
     user = entries.user(control, database)
     if user is None:
-        message = (
-            f'"{control}" has no [[users]] entry for "{database}"; it needs one for each side of the pair'
-        )
+        message = f'"{control}" has no [[users]] entry for "{database}"; it needs one for each side of the pair'
         yield pair.problem("user", message)
         return
     model = user.sound("password", "server_password")

@@ -67,9 +67,7 @@ def _by_name(entries: tuple[Section, ...], key: str) -> dict[str, Section]:
     return {getattr(entry, key): entry for entry in entries}
 
 
-def _compare_entries(
-    section: str, old: Mapping[str, Section], new: Mapping[str, Section]
-) -> Iterator[Change]:
+def _compare_entries(section: str, old: Mapping[str, Section], new: Mapping[str, Section]) -> Iterator[Change]:
     for name in [*old, *(name for name in new if name not in old)]:
         key = f"{section}.{name}"
         before, after = old.get(name), new.get(name)

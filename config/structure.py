@@ -94,11 +94,7 @@ def read_table(
     if value is None:
         return None
     if not isinstance(value, dict):
-        what = (
-            f"write {spec.header} with one pair of brackets"
-            if _is_array_of_tables(value)
-            else "must be a table"
-        )
+        what = f"write {spec.header} with one pair of brackets" if _is_array_of_tables(value) else "must be a table"
         problems.append(document.problem((spec.name,), spec.name, f"{what}; there is only one of it"))
         return None
     return _entry(document, (spec.name,), spec.name, spec, value, environ, problems)
@@ -114,9 +110,7 @@ def read_array(
         problems.append(document.problem((spec.name,), spec.name, message))
         return []
     if not isinstance(value, list):
-        problems.append(
-            document.problem((spec.name,), spec.name, f"must be tables, each under {spec.header}")
-        )
+        problems.append(document.problem((spec.name,), spec.name, f"must be tables, each under {spec.header}"))
         return []
     entries = []
     for position, table in enumerate(value):
@@ -158,9 +152,7 @@ def _entry(
     entry.model, errors = _validate(spec, entry.table)
     for key_name, kind in errors.items():
         if key_name not in entry.bad:
-            problems.append(
-                entry.problem(key_name, _message(spec, key_name, kind, entry.table.get(key_name)))
-            )
+            problems.append(entry.problem(key_name, _message(spec, key_name, kind, entry.table.get(key_name))))
     entry.bad |= set(errors)
     if errors:
         entry.model, _ = _validate(spec, {key: v for key, v in entry.table.items() if key not in errors})
@@ -196,9 +188,7 @@ def _message(spec: SectionSpec, key: str, kind: str, value: object) -> str:
         case Kind.CHOICE:
             close = get_close_matches(value, known.choices, n=1) if isinstance(value, str) else []
             hint = f'; did you mean "{close[0]}"?' if close else ""
-            return (
-                f"must be {_listed([json.dumps(c) for c in known.choices], 'or')}, not {_shown(value)}{hint}"
-            )
+            return f"must be {_listed([json.dumps(c) for c in known.choices], 'or')}, not {_shown(value)}{hint}"
         case Kind.STRING | Kind.SECRET:
             return "must not be empty" if value == "" else f"must be a string in quotes, not {_shown(value)}"
 
@@ -215,11 +205,7 @@ def _bad_integer(known: FieldSpec, value: object) -> str:
 
 def _unknown_key(spec: SectionSpec, key: str) -> str:
     known = list(keys_of(spec.model))
-    close = (
-        [_OTHER_WORDS[spec.name, key]]
-        if (spec.name, key) in _OTHER_WORDS
-        else get_close_matches(key, known, n=1)
-    )
+    close = [_OTHER_WORDS[spec.name, key]] if (spec.name, key) in _OTHER_WORDS else get_close_matches(key, known, n=1)
     homes = [other.header for other in (*CONFIG_SECTIONS, *USERS_SECTIONS) if key in keys_of(other.model)]
     if close:
         return f'unknown key in {spec.header}; did you mean "{close[0]}"?'

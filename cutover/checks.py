@@ -21,7 +21,6 @@ from .api import Finding, Severity
 from .pair import Pair
 from .run_streams import RunStreams
 
-
 PREPARED_TIMEOUT_S = 1.0
 
 
@@ -67,10 +66,7 @@ async def subscribed(pair: Pair, identity: Identity, destination: ControlSession
 
 
 async def _context(
-    pair: Pair,
-    source: ControlSession,
-    destination: ControlSession,
-    identity: Identity | None
+    pair: Pair, source: ControlSession, destination: ControlSession, identity: Identity | None
 ) -> CheckContext:
     general = pair.config.general
     publication = subscription = reverse = None

@@ -12,8 +12,7 @@ from replication import decision
 from replication.control_schema import Identity, ServingState, read_identity
 from replication.fence_triggers import ensure_fence_triggers
 from replication.sequences import SequenceSync, sequence_sync
-from replication.session import StatementFailed
-from replication.session import own_pids
+from replication.session import StatementFailed, own_pids
 from replication.session_facts import CodeFacts, advisory_locks, code_facts, type_maps
 
 from .api import RunKind, Severity

@@ -205,7 +205,9 @@ class Moves:
             self.control.apply(self.control.config.swapped(pair.source_name, other))
             there = pair.source
             told += f'; the configuration was stale, "{pair.name}" leads to {there.host}:{there.port} now'
-            log.warning("stale_configuration", pair=pair.name, why=verdict.why, sessions_ended=ended)
+            log.warning(
+                "stale_configuration", pair=pair.name, why=verdict.why, leads_to=there.place, sessions_ended=ended
+            )
         if pair.undecided:
             pair.undecided = ""
             self.control.open_again(pair.source_name)
@@ -280,6 +282,10 @@ class Moves:
                 if here is None or there is None or here.run_id not in (None, record.run_id):
                     return True
                 run_destination = at_source if here.uuid == record.destination_uuid else at_destination
+                if not await decision.try_lock(run_destination):
+                    # Its leader lives, and holds nobody up: a source that drains is no matter of this function.
+                    pair.unfinished_why = f"run {record.run_id} is under way in another process"
+                    return False
                 outcome = await decision.abort(run_destination, record.run_id)
         except (ControlUnavailable, StatementFailed) as error:
             pair.unfinished_why = str(error)
@@ -444,7 +450,16 @@ class Moves:
         return await self._exclusively(chosen, "revert", lambda: self._run(chosen, RunKind.REVERT, notify))
 
     async def _run(self, pair: Pair, kind: RunKind, notify: Notify) -> RunReport:
-        await self._settle_unfinished(pair)
+        verdict = await pair.look()  # another process may have made a run
+        if not isinstance(verdict, recovery.Serve):
+            pair.unfinished = True
+            live = (
+                f"run {verdict.run_id} is under way in another process" if isinstance(verdict, recovery.Resolve) else ""
+            )
+            why = live or verdict.why
+            again = "It is looked at again every second; SHOW CUTOVER; tells what is known."
+            raise MoveError(f"cannot {kind.value}: {why}", hint=again)
+        await self._serve(pair, verdict)
         if pair.unfinished:
             raise MoveError(
                 f"cannot {kind.value}: the last run is not cleaned up yet",

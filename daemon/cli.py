@@ -71,9 +71,7 @@ def serve(config: ConfigOption = DEFAULT_CONFIG, users: UsersOption = None) -> N
 
 
 @app.command("check-config")
-def check_config(
-    config: ConfigOption = DEFAULT_CONFIG, users: UsersOption = None, json: JsonOption = False
-) -> None:
+def check_config(config: ConfigOption = DEFAULT_CONFIG, users: UsersOption = None, json: JsonOption = False) -> None:
     """Check both files and list everything that is wrong with them. Connects to nothing."""
     users = users_beside(config, users)
     problems: tuple[Problem, ...] = ()
@@ -109,15 +107,11 @@ def init(
     texts = {directory / DEFAULT_CONFIG: files.config, directory / "users.toml": files.users}
     there = [str(path) for path in texts if path.exists() or path.is_symlink()]
     if there and not force:
-        problem = (
-            f"{' and '.join(there)} {'is' if len(there) == 1 else 'are'} already there; --force overwrites"
-        )
+        problem = f"{' and '.join(there)} {'is' if len(there) == 1 else 'are'} already there; --force overwrites"
     else:
         problem = _write_private(texts, "w" if force else "x")
     if json:
-        output.print_json(
-            {"ok": not problem, "written": [] if problem else [str(p) for p in texts], "error": problem}
-        )
+        output.print_json({"ok": not problem, "written": [] if problem else [str(p) for p in texts], "error": problem})
     elif problem:
         output.print_error(problem)
     else:
@@ -146,9 +140,7 @@ def run_the_demo(
     try:
         from .demo.run import DemoOptions, run_demo
     except ModuleNotFoundError as error:
-        output.print_error(
-            f"the demo needs the package {error.name}", hint='Install pgcutover with its extra "demo".'
-        )
+        output.print_error(f"the demo needs the package {error.name}", hint='Install pgcutover with its extra "demo".')
         return 1
     options = DemoOptions(
         clients=clients,
@@ -177,9 +169,7 @@ def readable_by_others(paths: list[Path]) -> list[str]:
         except OSError:
             continue
         if mode & 0o004:
-            notes.append(
-                f"{path} can be read by every user of this machine (mode {mode:04o}); it holds passwords"
-            )
+            notes.append(f"{path} can be read by every user of this machine (mode {mode:04o}); it holds passwords")
     return notes
 
 
@@ -188,9 +178,7 @@ def _write_private(texts: dict[Path, str], mode: str) -> str:
     try:
         for path, text in texts.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(
-                path, mode, encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)
-            ) as file:
+            with open(path, mode, encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
                 file.write(text)
     except OSError as error:
         return f"cannot write {error.filename or ''}: {error.strerror}"

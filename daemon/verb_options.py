@@ -69,9 +69,7 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
         None,
     ),
     "password": (
-        Annotated[
-            str | None, typer.Option(help="Its password; other users of this machine can see it here.")
-        ],
+        Annotated[str | None, typer.Option(help="Its password; other users of this machine can see it here.")],
         None,
     ),
     "password_env": (

@@ -207,9 +207,7 @@ def reload(connection: Connection) -> int:
 
 def shutdown(
     connection: Connection,
-    wait: Annotated[
-        Wait | None, typer.Option(help="For links to be released, or for clients to leave.")
-    ] = None,
+    wait: Annotated[Wait | None, typer.Option(help="For links to be released, or for clients to leave.")] = None,
 ) -> int:
     """End the daemon."""
     return perform(connection, SHUTDOWN if wait is None else f"{SHUTDOWN} WAIT_FOR_{wait.upper()}")

@@ -217,9 +217,7 @@ async def write_marker(session: ControlSession, kind: str, token: int, timeout_s
     await session.execute("SELECT pgcutover.write_marker($1, $2)", kind, token, timeout_s=timeout_s)
 
 
-async def await_marker(
-    session: ControlSession, writer: uuid.UUID, kind: str, token: int, timeout_s: float
-) -> bool:
+async def await_marker(session: ControlSession, writer: uuid.UUID, kind: str, token: int, timeout_s: float) -> bool:
     """Wait on the receiving side for a marker. False where it did not come in time."""
     return bool(
         await session.fetchval(

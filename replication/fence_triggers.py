@@ -48,7 +48,7 @@ async def ensure_fence_triggers(session: ControlSession) -> int:
         except asyncpg.LockNotAvailableError as error:
             await session.execute("SET lock_timeout = 0")
             raise StreamError(
-                f'the fence trigger on {table} could not be made within {LOCK_TIMEOUT_MS} ms: the table is in use',
+                f"the fence trigger on {table} could not be made within {LOCK_TIMEOUT_MS} ms: the table is in use",
                 hint="Try again when no long transaction uses it; nobody was kept waiting longer than that.",
             ) from error
         made += 1

@@ -55,9 +55,7 @@ class SequenceSync:
     def moved(self, values: Mapping[int, SequenceValue]) -> list[tuple[int, int, bool]]:
         """Those whose value differs from what the destination was last told."""
         return [
-            (oid, value.last_value, value.is_called)
-            for oid, value in values.items()
-            if self.known.get(oid) != value
+            (oid, value.last_value, value.is_called) for oid, value in values.items() if self.known.get(oid) != value
         ]
 
     async def set_all(self, source: ControlSession, destination: ControlSession) -> int:

@@ -78,9 +78,7 @@ class ControlSession:
         """All rows of one statement. Raises ControlUnavailable, or asyncpg.PostgresError from the server."""
         return list(await self._call(self._connection.fetch(sql, *args), timeout_s))
 
-    async def fetchrow(
-        self, sql: str, *args: object, timeout_s: float | None = None
-    ) -> asyncpg.Record | None:
+    async def fetchrow(self, sql: str, *args: object, timeout_s: float | None = None) -> asyncpg.Record | None:
         row: asyncpg.Record | None = await self._call(self._connection.fetchrow(sql, *args), timeout_s)
         return row
 
@@ -164,10 +162,15 @@ async def connect(
 def _ssl(endpoint: Endpoint) -> ssl.SSLContext | str | bool:
     if endpoint.sslmode is SslMode.DISABLE or endpoint.host.startswith("/"):
         return False
-    if endpoint.sslrootcert is None and endpoint.sslcert is None and endpoint.sslmode in (
-        SslMode.ALLOW,
-        SslMode.PREFER,
-        SslMode.REQUIRE,
+    if (
+        endpoint.sslrootcert is None
+        and endpoint.sslcert is None
+        and endpoint.sslmode
+        in (
+            SslMode.ALLOW,
+            SslMode.PREFER,
+            SslMode.REQUIRE,
+        )
     ):
         return endpoint.sslmode.value
     context = ssl.create_default_context(cafile=endpoint.sslrootcert)

@@ -69,9 +69,7 @@ class CodeFacts:
 async def type_maps(source: ControlSession, destination: ControlSession) -> tuple[dict[bytes, int], dict[int, int]]:
     """User-defined types: the destination's OID by qualified name, and by the source's OID."""
     there = {row["name"]: int(row["oid"]) for row in await destination.fetch(_TYPES)}
-    by_oid = {
-        int(row["oid"]): there[row["name"]] for row in await source.fetch(_TYPES) if row["name"] in there
-    }
+    by_oid = {int(row["oid"]): there[row["name"]] for row in await source.fetch(_TYPES) if row["name"] in there}
     return {name.encode(): oid for name, oid in there.items()}, by_oid
 
 
@@ -84,9 +82,7 @@ async def code_facts(source: ControlSession) -> CodeFacts:
     stateful = {name for name, body in bodies.items() if _STATEFUL.search(body)}
     while True:
         more = {
-            name
-            for name, body in bodies.items()
-            if name not in stateful and any(called in body for called in stateful)
+            name for name, body in bodies.items() if name not in stateful and any(called in body for called in stateful)
         }
         if not more:
             break

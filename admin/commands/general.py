@@ -87,8 +87,6 @@ def as_text(value: object) -> str | None:
 
 
 COMMANDS: Final = (
-    command(
-        "SHOW CONFIG", "keys of [general], and which of them SET can change", without_arguments(ShowConfig)
-    ),
+    command("SHOW CONFIG", "keys of [general], and which of them SET can change", without_arguments(ShowConfig)),
     command("SHOW VERSION", "version of the daemon", without_arguments(ShowVersion)),
 )

@@ -42,18 +42,12 @@ class Kill(Statement):
     async def execute(self, context: Context) -> Rows:
         names = [view.name for view in targets(context, self.database)]
         closed = sum([await context.services.proxy.kill(name) for name in names])
-        context.tell(
-            f"{closed} clients closed; paused: {', '.join(names) or 'none'}; RESUME lets clients in again"
-        )
+        context.tell(f"{closed} clients closed; paused: {', '.join(names) or 'none'}; RESUME lets clients in again")
         return ()
 
 
 COMMANDS: Final = (
     command("RECONNECT [db]", "replace links when their sessions let them go", with_optional_name(Reconnect)),
-    command(
-        "WAIT_CLOSE [db]", "wait until no link is left that RECONNECT marked", with_optional_name(WaitClose)
-    ),
-    command(
-        "KILL [db]", "close clients and links at once; the database stays paused", with_optional_name(Kill)
-    ),
+    command("WAIT_CLOSE [db]", "wait until no link is left that RECONNECT marked", with_optional_name(WaitClose)),
+    command("KILL [db]", "close clients and links at once; the database stays paused", with_optional_name(Kill)),
 )

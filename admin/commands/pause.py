@@ -27,9 +27,7 @@ class Pause(Statement):
         found = targets(context, self.database)
         names = [view.name for view in found if not view.paused]
         if found and not names:
-            raise NotInThatState(
-                f"already suspended/paused{_named(self.database)}", hint="RESUME ends a pause."
-            )
+            raise NotInThatState(f"already suspended/paused{_named(self.database)}", hint="RESUME ends a pause.")
         proxy = context.services.proxy
         try:
             for name in names:
@@ -113,9 +111,7 @@ def _maintenance(arguments: Arguments) -> Statement:
 
 
 COMMANDS: Final = (
-    command(
-        "PAUSE [db]", "hold clients; answers when nothing is under way any more", with_optional_name(Pause)
-    ),
+    command("PAUSE [db]", "hold clients; answers when nothing is under way any more", with_optional_name(Pause)),
     command("RESUME [db]", "end a PAUSE or KILL", with_optional_name(Resume)),
     command(
         "MAINTENANCE ON|OFF [db]",

@@ -58,9 +58,7 @@ def _checked(general: General, key: str, value: str | None) -> object:
         raise InvalidValue(
             f'invalid value for parameter "{key}": "{value}"',
             detail=f"{reason}." + (f" It counts {spec.unit}." if spec.unit else ""),
-            hint=f"Choices: {', '.join(spec.choices)}."
-            if spec.choices
-            else f"Now: {as_text(getattr(general, key))}.",
+            hint=f"Choices: {', '.join(spec.choices)}." if spec.choices else f"Now: {as_text(getattr(general, key))}.",
         ) from None
     return getattr(changed, key)
 

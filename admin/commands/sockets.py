@@ -34,9 +34,7 @@ class ShowClients(Statement):
 
     async def execute(self, context: Context) -> Rows:
         proxy = context.services.proxy
-        links = {
-            link.client_id: link.id for link in proxy.servers() if link.client_id and link.state != "twin"
-        }
+        links = {link.client_id: link.id for link in proxy.servers() if link.client_id and link.state != "twin"}
         return [_client(view, links.get(view.id)) for view in proxy.clients()]
 
 
@@ -83,9 +81,7 @@ def _row(view: ClientView | ServerView, **given: object) -> Row:
         "prepared_statements": None,
         **given,
     }
-    return [
-        values[column.name] if column.name in values else getattr(view, column.name) for column in SOCKETS
-    ]
+    return [values[column.name] if column.name in values else getattr(view, column.name) for column in SOCKETS]
 
 
 COMMANDS: Final = (

@@ -38,9 +38,7 @@ def _prefixed(prefix: str, *names: str) -> tuple[str, ...]:
     return tuple(prefix + name for name in names)
 
 
-_TOTAL_NAMES: Final = _prefixed(
-    "total_", *_COUNTS, "received", "sent", *_TIMES, *_PARSES, "client_login_count"
-)
+_TOTAL_NAMES: Final = _prefixed("total_", *_COUNTS, "received", "sent", *_TIMES, *_PARSES, "client_login_count")
 _AVERAGE_NAMES: Final = _prefixed("avg_", *_COUNTS, "recv", "sent", *_TIMES, *_PARSES, "client_login_count")
 _ALL_NAMES: Final = (
     *_COUNTS,
@@ -80,10 +78,7 @@ class ShowStats(Statement):
 
     async def execute(self, context: Context) -> Rows:
         averages = context.services.averages.averages
-        return [
-            (view.database, *_figures(view), *_figures(averages(view)))
-            for view in context.services.proxy.stats()
-        ]
+        return [(view.database, *_figures(view), *_figures(averages(view))) for view in context.services.proxy.stats()]
 
 
 class ShowStatsTotals(Statement):

@@ -101,9 +101,7 @@ class ShowNodes(Statement):
 
 
 def _past_run(report: RunReport) -> Row:
-    values = {
-        column.name: getattr(report, "run_id" if column.name == "id" else column.name) for column in HISTORY
-    }
+    values = {column.name: getattr(report, "run_id" if column.name == "id" else column.name) for column in HISTORY}
     return [shortened(value) for value in values.values()]
 
 
@@ -119,10 +117,6 @@ COMMANDS: Final = (
         "streams of a move: state, lag in bytes and milliseconds",
         with_optional_name(ShowReplication),
     ),
-    command(
-        "SHOW TABLE_COPIES [pair]", "the initial copy, table by table", with_optional_name(ShowTableCopies)
-    ),
-    command(
-        "SHOW NODES", "every node: version, configuration, epoch, gate, clients", without_arguments(ShowNodes)
-    ),
+    command("SHOW TABLE_COPIES [pair]", "the initial copy, table by table", with_optional_name(ShowTableCopies)),
+    command("SHOW NODES", "every node: version, configuration, epoch, gate, clients", without_arguments(ShowNodes)),
 )

@@ -147,7 +147,5 @@ def _cached_copy(found: Path, major: int, account: Account) -> Path:
             shutil.rmtree(partial)
     copied = target / found.relative_to(site)
     if not _runs(copied, account):
-        raise BinariesMissing(
-            f"uid {account.uid} cannot run PostgreSQL {major}, neither in {found} nor in {copied}"
-        )
+        raise BinariesMissing(f"uid {account.uid} cannot run PostgreSQL {major}, neither in {found} nor in {copied}")
     return copied

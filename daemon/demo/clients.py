@@ -245,9 +245,7 @@ class PsycopgClient(LedgerClient):
     def _cursor(self) -> psycopg.AsyncCursor[Any]:
         return self._live().cursor()
 
-    async def _run(
-        self, sql: LiteralString, arguments: tuple[int, ...] | None = None
-    ) -> psycopg.AsyncCursor[Any]:
+    async def _run(self, sql: LiteralString, arguments: tuple[int, ...] | None = None) -> psycopg.AsyncCursor[Any]:
         cursor = self._cursor()
         # BEGIN and the like are not worth a prepared statement.
         prepare = self.prepare if arguments is not None else False

@@ -90,9 +90,7 @@ class EmbeddedPostgres:
             if password_file is not None:
                 password_file.unlink()
         if done.returncode != 0:
-            raise EmbeddedError(
-                f"initdb of PostgreSQL {self.major} failed: {done.stderr.decode()[-_LOG_TAIL:]}"
-            )
+            raise EmbeddedError(f"initdb of PostgreSQL {self.major} failed: {done.stderr.decode()[-_LOG_TAIL:]}")
         if self._hba is not None:
             (self.data / "pg_hba.conf").write_text(self._hba)
         return self

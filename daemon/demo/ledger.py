@@ -60,9 +60,7 @@ class Entry:
 
 
 def entry_for(client: int, n: int, *, slow: bool = False) -> Entry:
-    account = (
-        SHARED_ACCOUNTS + client % OWN_ACCOUNTS if slow else (client * 7919 + n * 104729) % SHARED_ACCOUNTS
-    )
+    account = SHARED_ACCOUNTS + client % OWN_ACCOUNTS if slow else (client * 7919 + n * 104729) % SHARED_ACCOUNTS
     return Entry(client, n, account, 1 + (client * 31 + n * 17) % 97)
 
 

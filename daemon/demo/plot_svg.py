@@ -26,9 +26,7 @@ text { font: 12px system-ui, sans-serif; fill: #444 }
 """
 
 
-def svg_plot(
-    samples: Sequence[Sample], runs: Sequence[RunFigures], begin_s: float, end_s: float, title: str
-) -> str:
+def svg_plot(samples: Sequence[Sample], runs: Sequence[RunFigures], begin_s: float, end_s: float, title: str) -> str:
     """The whole file's text. Each run is a band as wide as its pause, with kind and pause above it."""
     stretches = buckets(samples, begin_s, end_s, _BUCKETS)
     frame = _Frame(scale_for(stretches), begin_s, end_s)
@@ -98,8 +96,7 @@ def _lines(stretches: Sequence[Bucket], frame: _Frame) -> list[str]:
         ("p50", [one.p50_ms for one in filled]),
     ):
         points = " ".join(
-            f"{frame.x(one.begin_s):.1f},{frame.y(value):.1f}"
-            for one, value in zip(filled, values, strict=True)
+            f"{frame.x(one.begin_s):.1f},{frame.y(value):.1f}" for one, value in zip(filled, values, strict=True)
         )
         parts.append(f'<polyline class="{name}" points="{points}"/>')
     return parts

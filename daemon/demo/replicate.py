@@ -14,9 +14,7 @@ _IN_SYNC_DEADLINE_S = 120.0
 _POLL_S = 0.2
 
 
-async def replicate(
-    operator: Operator, watcher: Operator, screen: Screen, live_text: Callable[[], str]
-) -> None:
+async def replicate(operator: Operator, watcher: Operator, screen: Screen, live_text: Callable[[], str]) -> None:
     """REPLICATE with the copy's progress until the stream has caught up, then CHECK. Raises CommandFailed."""
     screen.heading("REPLICATE;")
     progress = _CopyProgress(watcher)
@@ -35,9 +33,7 @@ async def replicate(
     for finding in findings:
         if finding["severity"] != "info":
             style = "bold red" if finding["severity"] == "block" else "yellow"
-            screen.line(
-                f"{finding['severity']} {finding['id']} {finding['object']}: {finding['finding']}", style
-            )
+            screen.line(f"{finding['severity']} {finding['id']} {finding['object']}: {finding['finding']}", style)
     blocking = sum(finding["severity"] == "block" for finding in findings)
     screen.line(f"{len(findings)} findings, {blocking} of them blocking")
 
@@ -72,9 +68,7 @@ async def _wait_in_sync(operator: Operator) -> None:
             return
         if time.monotonic() > deadline:
             state = "; ".join(f"{one['direction']}: {one['state']}, {_lag_text([one])}" for one in streams)
-            raise CommandFailed(
-                "REPLICATE", TimeoutError(f"not in sync after {_IN_SYNC_DEADLINE_S:.0f} s ({state})")
-            )
+            raise CommandFailed("REPLICATE", TimeoutError(f"not in sync after {_IN_SYNC_DEADLINE_S:.0f} s ({state})"))
         await asyncio.sleep(_POLL_S)
 
 

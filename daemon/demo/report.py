@@ -121,9 +121,7 @@ def totals_table(result: DemoResult) -> Table:
         ("wrong sequence values", verdict.wrong_ids),
     ):
         table.add_row(name, Text(str(count), style="green" if count == 0 else "bold red"))
-    table.add_row(
-        "verdict", Text("ok" if result.ok else "failed", style="bold green" if result.ok else "bold red")
-    )
+    table.add_row("verdict", Text("ok" if result.ok else "failed", style="bold green" if result.ok else "bold red"))
     return table
 
 

@@ -59,9 +59,7 @@ class DemoOptions:
     directory: Path | None = None
 
     def workload(self) -> WorkloadOptions:
-        return WorkloadOptions(
-            clients=self.clients, slow_clients=self.slow_clients, tx_per_second=self.tx_per_second
-        )
+        return WorkloadOptions(clients=self.clients, slow_clients=self.slow_clients, tx_per_second=self.tx_per_second)
 
 
 async def run_demo(options: DemoOptions) -> int:

@@ -151,9 +151,7 @@ class Stage:
             "max_connections": str(self.options.connections + 50),
             "max_wal_size": "4GB",
         }
-        return EmbeddedPostgres(
-            major, self.directory / name, settings=settings, password=self._secrets["superuser"]
-        )
+        return EmbeddedPostgres(major, self.directory / name, settings=settings, password=self._secrets["superuser"])
 
     async def _create_database(self, server: EmbeddedPostgres) -> None:
         connection = await asyncpg.connect(server.dsn(), ssl=False, timeout=10)

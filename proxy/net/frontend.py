@@ -46,6 +46,7 @@ be written to."""
 Console = Callable[[HandshakePort, ClientLogin], Awaitable[None]]
 
 CANCEL_TIMEOUT_S = 10.0
+ORPHAN_PATIENCE_S = (0.3, 1.0, 3.0, 10.0, 20.0)
 CHECK_AGAIN_S = 0.02
 
 
@@ -153,9 +154,7 @@ class Frontend:
         finally:
             del route.waiting[port]
 
-    async def _wait_for_link(
-        self, port: HandshakePort, route: Route, login: ClientLogin, began: float
-    ) -> Link:
+    async def _wait_for_link(self, port: HandshakePort, route: Route, login: ClientLogin, began: float) -> Link:
         wait_s = self.config.general.query_wait_timeout / 1000.0
         while True:
             await self._wait_or_gone(port, route, self._may_login(route), wait_s, began)
@@ -213,9 +212,7 @@ class Frontend:
             await route.link_given_back.wait_for(lambda: not self._full(route) or not route.logins_open.is_set())
 
     @staticmethod
-    async def _wait_or_gone(
-        port: HandshakePort, route: Route, ready: Any, wait_s: float, began: float
-    ) -> None:
+    async def _wait_or_gone(port: HandshakePort, route: Route, ready: Any, wait_s: float, began: float) -> None:
         """Wait for `ready`, but no longer than the client itself does. Raises PeerClosed, QueryWaitTimeout."""
         left = wait_s - (time.monotonic() - began) if wait_s else None
         waiting = asyncio.ensure_future(ready)
@@ -287,19 +284,12 @@ class Frontend:
         session.route.forget(session)
         self._given_back(session.route)
         if session.exchange.working and not session.link.lost:
-            self._cancel_orphan(session.link)
-
-    def _cancel_orphan(self, link: Link) -> None:
-        """Nobody waits any more for what this backend is doing, and it would notice that only at its end. A client
-        that sends Terminate behind its last request wants that done, and is not meant here."""
-        task = asyncio.get_running_loop().create_task(
-            send_cancel(link.target, link.backend_pid, link.cancel_key, CANCEL_TIMEOUT_S), name="cancel-orphan"
-        )
-        self._cancels.add(task)
-        task.add_done_callback(self._cancels.discard)
+            task = asyncio.get_running_loop().create_task(_cancel_orphan(session.link), name="cancel-orphan")
+            self._cancels.add(task)
+            task.add_done_callback(self._cancels.discard)
 
     async def cancels_sent(self, timeout_s: float) -> None:
-        """Until the servers have been told of every request that nobody waits for."""
+        """Until the servers have left every request that nobody waits for."""
         if self._cancels:
             await asyncio.wait(tuple(self._cancels), timeout=timeout_s)
 
@@ -341,6 +331,21 @@ class Frontend:
 
     def target_of(self, name: str) -> LinkTarget:
         return self.routes[name].target
+
+
+async def _cancel_orphan(link: Link) -> None:
+    """Nobody waits any more for what this backend is doing, and it would notice that only at its end.
+
+    Again and again, since a backend ignores a request to cancel what it has not begun to read (ProcessInterrupts in
+    tcop/postgres.c). A client that sends Terminate behind its last request wants that done, and is not meant here.
+    """
+    try:
+        for patience_s in ORPHAN_PATIENCE_S:
+            await send_cancel(link.target, link.backend_pid, link.cancel_key, CANCEL_TIMEOUT_S)
+            if await link.left(patience_s):
+                return
+    finally:
+        link.abort()
 
 
 def _shutting_down() -> CannotConnectNow:

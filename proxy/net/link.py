@@ -8,6 +8,7 @@ is answered with something (session/exchange.py on stray ones).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -72,6 +73,7 @@ class Link(asyncio.Protocol):
     __slots__ = (
         "_batch",
         "_early",
+        "_gone",
         "_loop",
         "_reading_paused",
         "awaited",
@@ -109,6 +111,7 @@ class Link(asyncio.Protocol):
         self.closed = False
         self.opened_leftover = opened.leftover
         self.awaited = False
+        self._gone: asyncio.Event | None = None
         self._early = b""
         self._batch: _Batch | None = None
         self._reading_paused = False
@@ -124,7 +127,8 @@ class Link(asyncio.Protocol):
             return
         session = self.session
         if session is None:
-            self._came_early(data)
+            if not self.closed:
+                self._came_early(data)
             return
         exchange = session.exchange
         if data[0] == _ERROR and session.outlives_link and exchange.quiet:
@@ -151,6 +155,8 @@ class Link(asyncio.Protocol):
         if self._batch is not None and self._batch.then is None and not self._batch.done.done():
             self._batch.done.set_exception(LinkLost("the server closed the connection"))
         self._batch = None
+        if self._gone is not None:
+            self._gone.set()
         if self.session is not None:
             self.session.link_lost(self)
 
@@ -164,6 +170,23 @@ class Link(asyncio.Protocol):
             if goodbye:
                 self.transport.write(messages.TERMINATE)
             close_within(self.transport, LINGER_S)
+
+    def abandon(self) -> None:
+        """Say goodbye to a backend that is still working, and wait for it to leave (`left`). What it says is dropped."""
+        self.closed = True
+        self.session = None
+        if not self.lost:
+            self.transport.resume_reading()
+            self.transport.write(messages.TERMINATE)
+
+    async def left(self, timeout_s: float) -> bool:
+        """Whether the connection is gone by then."""
+        self._gone = self._gone or asyncio.Event()
+        if not self.lost:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._gone.wait()
+        return self.lost
 
     def abort(self) -> None:
         self.closed = True

@@ -89,9 +89,7 @@ class Listener:
         """Bind and listen. Raises OSError with the address in its text."""
         loop = asyncio.get_running_loop()
         try:
-            addresses = await loop.getaddrinfo(
-                self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )
+            addresses = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         except OSError as error:
             raise OSError(error.errno, f"cannot listen on {self._host}: {error.strerror}") from error
         try:

@@ -397,7 +397,7 @@ class Session:
             return
         if self.outlives_link and self.exchange.quiet:
             return
-        self.end()
+        self.end_without_link()
 
     @property
     def outlives_link(self) -> bool:
@@ -431,7 +431,10 @@ class Session:
         self.held.clear()
         if not self.client_transport.is_closing():
             close_within(self.client_transport, LINGER_S)
-        self.link.close(goodbye=self.exchange.sent_whole)
+        if self.exchange.working and self.exchange.sent_whole:
+            self.link.abandon()
+        else:
+            self.link.close(goodbye=self.exchange.sent_whole)
         if self.twin is not None:
             self.twin.close()
             self.twin = None

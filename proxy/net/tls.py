@@ -63,16 +63,12 @@ def server_tls(general: General) -> ServerTls | None:
     if mode is SslMode.DISABLE:
         return None
     if general.tls_certificate is None or general.tls_private_key is None:
-        raise TlsSettingsError(
-            f'client_tls_sslmode = "{mode.value}" needs tls_certificate and tls_private_key'
-        )
+        raise TlsSettingsError(f'client_tls_sslmode = "{mode.value}" needs tls_certificate and tls_private_key')
     context = _new_context(ssl.PROTOCOL_TLS_SERVER)
     # PostgreSQL offers no session resumption; without it a log-in is a few hundred bytes shorter.
     context.options |= ssl.OP_NO_TICKET
     context.num_tickets = 0
-    _load_chain(
-        context, "tls_certificate", general.tls_certificate, "tls_private_key", general.tls_private_key
-    )
+    _load_chain(context, "tls_certificate", general.tls_certificate, "tls_private_key", general.tls_private_key)
     # A client without a certificate passes here; it is told why not once its start-up packet is read.
     context.verify_mode = ssl.CERT_NONE
     if general.tls_client_ca_certificate is not None:
@@ -80,9 +76,7 @@ def server_tls(general: General) -> ServerTls | None:
         context.verify_mode = ssl.CERT_OPTIONAL
     elif mode in (SslMode.VERIFY_CA, SslMode.VERIFY_FULL):
         raise TlsSettingsError(f'client_tls_sslmode = "{mode.value}" needs tls_client_ca_certificate')
-    return ServerTls(
-        context, general.client_tls_sslmode, end_point_digest(_first_certificate(general.tls_certificate))
-    )
+    return ServerTls(context, general.client_tls_sslmode, end_point_digest(_first_certificate(general.tls_certificate)))
 
 
 def peer_common_name(ssl_object: ssl.SSLObject) -> str | None:
@@ -101,9 +95,7 @@ def peer_common_name(ssl_object: ssl.SSLObject) -> str | None:
     return None
 
 
-def client_context(
-    mode: SslMode, sslrootcert: str | None, sslcert: str | None, sslkey: str | None
-) -> ssl.SSLContext:
+def client_context(mode: SslMode, sslrootcert: str | None, sslcert: str | None, sslkey: str | None) -> ssl.SSLContext:
     """The context for a link. Raises TlsSettingsError.
 
     libpq's rules: where a root certificate is given the chain is verified in every mode, so `require` with
@@ -122,8 +114,7 @@ def _client_context(mode: SslMode, files: tuple[tuple[str | None, float], ...]) 
     if sslrootcert is None:
         if mode in (SslMode.VERIFY_CA, SslMode.VERIFY_FULL):
             raise TlsSettingsError(
-                f'sslmode = "{mode.value}" needs sslrootcert: a PEM file, '
-                f'or "{SYSTEM_ROOTS}" with verify-full'
+                f'sslmode = "{mode.value}" needs sslrootcert: a PEM file, or "{SYSTEM_ROOTS}" with verify-full'
             )
         context.verify_mode = ssl.CERT_NONE
     elif sslrootcert == SYSTEM_ROOTS:
@@ -156,9 +147,7 @@ def _load_roots(context: ssl.SSLContext, setting: str, path: str) -> None:
     try:
         context.load_verify_locations(path)
     except (OSError, ssl.SSLError) as error:
-        raise TlsSettingsError(
-            f"{setting}: cannot load certificates from {path}: {_reason(error)}"
-        ) from error
+        raise TlsSettingsError(f"{setting}: cannot load certificates from {path}: {_reason(error)}") from error
 
 
 def _load_chain(
@@ -168,8 +157,7 @@ def _load_chain(
         context.load_cert_chain(cert_path, key_path, password=_no_passphrase)
     except (OSError, ssl.SSLError, ValueError) as error:
         raise TlsSettingsError(
-            f"{cert_setting}, {key_setting}: cannot load {cert_path} with key {key_path or cert_path}: "
-            f"{_reason(error)}"
+            f"{cert_setting}, {key_setting}: cannot load {cert_path} with key {key_path or cert_path}: {_reason(error)}"
         ) from error
 
 

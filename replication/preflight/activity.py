@@ -31,8 +31,7 @@ async def check_strangers(context: CheckContext) -> list[Finding]:
             context.on(session, row["who"]),
             f"connected from {row['address']}, not through the proxy"
             + ("; the fence ends this session at the cutover" if fenced else "; it goes on writing here"),
-            "let it connect to the proxy"
-            + ("" if fenced else ", or set cutover_fence to read_only or triggers"),
+            "let it connect to the proxy" + ("" if fenced else ", or set cutover_fence to read_only or triggers"),
         )
         for row in await session.fetch(_STRANGERS, context.own_pids(session))
     ]
@@ -101,14 +100,10 @@ async def check_fence_rights(context: CheckContext) -> list[Finding]:
             findings.append(Finding("P09", Severity.BLOCK, object_, finding, remedy))
         if context.fence is FenceKind.TRIGGERS and row["no_trigger"]:
             finding = f"may not create triggers on {some(row['no_trigger'])}"
-            findings.append(
-                Finding("P09", Severity.BLOCK, object_, finding, "GRANT TRIGGER ON them, or own them")
-            )
+            findings.append(Finding("P09", Severity.BLOCK, object_, finding, "GRANT TRIGGER ON them, or own them"))
         if row["superusers"] and not row["super"]:
             finding = f"cannot terminate the sessions of superusers: {some(row['superusers'])}"
-            findings.append(
-                Finding("P09", Severity.WARN, object_, finding, "end them by hand before the cutover")
-            )
+            findings.append(Finding("P09", Severity.WARN, object_, finding, "end them by hand before the cutover"))
     return findings
 
 

@@ -26,16 +26,13 @@ async def check_code(context: CheckContext) -> list[Finding]:
                     "D06",
                     Severity.BLOCK if users else Severity.WARN,
                     object_,
-                    "the function is missing here"
-                    + (f"; on the source {some(users)} needs it" if users else ""),
+                    "the function is missing here" + (f"; on the source {some(users)} needs it" if users else ""),
                     "create it here, too",
                 )
             )
         elif body != there[name][0]:
             remedy = "compare the two; make them the same where that is not intended"
-            findings.append(
-                Finding("D06", Severity.WARN, object_, "the function's text is another one", remedy)
-            )
+            findings.append(Finding("D06", Severity.WARN, object_, "the function's text is another one", remedy))
     for kind, query in _OTHER_CODE.items():
         source, destination = [
             {row["name"]: row["text"] for row in await session.fetch(query)} for session in context.both
@@ -48,9 +45,7 @@ async def check_code(context: CheckContext) -> list[Finding]:
             else:
                 continue
             object_ = context.on(context.destination, name)
-            findings.append(
-                Finding("D06", Severity.WARN, object_, finding, "create it here as it is on the source")
-            )
+            findings.append(Finding("D06", Severity.WARN, object_, finding, "create it here as it is on the source"))
     return findings
 
 
@@ -90,9 +85,7 @@ _OTHER_CODE = {
 async def check_roles_and_grants(context: CheckContext) -> list[Finding]:
     """Roles belong to the server, not to the database, so this is asked before the schema is copied, too."""
     names = [row["name"] for row in await context.source.fetch(_ROLES)]
-    known = {
-        row["name"] for row in await context.destination.fetch("select rolname::text as name from pg_roles")
-    }
+    known = {row["name"] for row in await context.destination.fetch("select rolname::text as name from pg_roles")}
     findings = [
         Finding(
             "D07",

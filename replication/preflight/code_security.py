@@ -221,10 +221,7 @@ async def check_extensions(context: CheckContext) -> list[Finding]:
     source, destination = [
         {row["name"]: row["version"] for row in await session.fetch(_EXTENSIONS)} for session in context.both
     ]
-    offered = {
-        row["name"]
-        for row in await context.destination.fetch("select name::text from pg_available_extensions")
-    }
+    offered = {row["name"] for row in await context.destination.fetch("select name::text from pg_available_extensions")}
     installed_too = await destination_has_schema(context)
     findings: list[Finding] = []
     for name, version in source.items():
@@ -236,9 +233,7 @@ async def check_extensions(context: CheckContext) -> list[Finding]:
             findings.append(Finding("X01", Severity.BLOCK, object_, finding, remedy))
         elif name not in destination and installed_too:
             remedy = f"CREATE EXTENSION {quoted}; on the destination"
-            findings.append(
-                Finding("X01", Severity.BLOCK, object_, "the extension is not installed here", remedy)
-            )
+            findings.append(Finding("X01", Severity.BLOCK, object_, "the extension is not installed here", remedy))
         elif name in destination and destination[name] != version:
             finding = f"version {version} on the source, {destination[name]} here"
             remedy = f"ALTER EXTENSION {quoted} UPDATE; on the older side"
@@ -278,17 +273,13 @@ async def check_acting_extensions(context: CheckContext) -> list[Finding]:
             object_ = context.on(session, name)
             if name in _OWN_STATE:
                 finding = f"the extension {_OWN_STATE[name]}; logical replication does not carry that"
-                remedy = (
-                    "move its data by its own means and remove it from the pair, or do not move this database"
-                )
+                remedy = "move its data by its own means and remove it from the pair, or do not move this database"
                 findings.append(Finding("X02", Severity.BLOCK, object_, finding, remedy))
             elif name in _ACTING:
                 jobs = await _active_jobs(session) if name == "pg_cron" else 0
                 writes = jobs > 0 and session is context.destination
                 finding = f"the extension {_ACTING[name]}" + (f"; {jobs} jobs are active" if jobs else "")
-                remedy = (
-                    "pause it on both sides during the move; start it on the destination after the cutover"
-                )
+                remedy = "pause it on both sides during the move; start it on the destination after the cutover"
                 severity = Severity.BLOCK if writes else Severity.WARN
                 findings.append(Finding("X02", severity, object_, finding, remedy))
     return findings

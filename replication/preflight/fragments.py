@@ -70,9 +70,7 @@ async def nonempty_tables(session: ControlSession, names: list[str], chunk: int 
     found: list[str] = []
     for start in range(0, len(names), chunk):
         part = names[start : start + chunk]
-        branches = (
-            f"select {index} where exists (select from only {name})" for index, name in enumerate(part)
-        )
+        branches = (f"select {index} where exists (select from only {name})" for index, name in enumerate(part))
         rows = await session.fetch(" union all ".join(branches))
         found += [part[row[0]] for row in rows]
     return found

@@ -152,9 +152,7 @@ async def check_reachable(context: CheckContext) -> list[Finding]:
         error = await _try_subscription(subscriber, publisher)
         if error is not None:
             endpoint = publisher.endpoint
-            address = (
-                f"{endpoint.replication_host or endpoint.host}:{endpoint.replication_port or endpoint.port}"
-            )
+            address = f"{endpoint.replication_host or endpoint.host}:{endpoint.replication_port or endpoint.port}"
             findings.append(
                 Finding(
                     "N02",

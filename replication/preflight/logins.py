@@ -27,9 +27,7 @@ async def check_logins(context: CheckContext) -> list[Finding]:
         if role is not None and here is not None and there is not None:
             problems += password_problems(user, here.get(user.server_user), there.get(user.destination_user))
         object_ = context.on(context.destination, user.destination_user)
-        findings += [
-            Finding("N03", severity, object_, finding, remedy) for severity, finding, remedy in problems
-        ]
+        findings += [Finding("N03", severity, object_, finding, remedy) for severity, finding, remedy in problems]
     if context.proxied_users and (here is None or there is None):
         finding = "the control user may not read pg_authid: the passwords of the two sides were not compared"
         remedy = "log in to the destination as each user of the proxy, with the password the proxy has"
@@ -44,9 +42,7 @@ _ROLE = """
     from pg_roles r left join pg_database d on d.datname = $2 where r.rolname = $1"""
 
 
-def role_problems(
-    user: ProxiedUser, source: asyncpg.Record | None, role: asyncpg.Record | None
-) -> Iterator[_Problem]:
+def role_problems(user: ProxiedUser, source: asyncpg.Record | None, role: asyncpg.Record | None) -> Iterator[_Problem]:
     """What keeps `user` from logging in to the destination as it does to the source."""
     name, database = identifier(user.destination_user), identifier(user.database_destination)
     block = Severity.BLOCK
@@ -126,9 +122,7 @@ async def check_roles(context: CheckContext) -> list[Finding]:
     await need_activity(context, context.source)
     proxied = [user.server_user for user in context.proxied_users]
     connected = [row["name"] for row in await context.source.fetch(_CONNECTED_ROLES, proxied)]
-    known = {
-        row["name"] for row in await context.destination.fetch("select rolname::text as name from pg_roles")
-    }
+    known = {row["name"] for row in await context.destination.fetch("select rolname::text as name from pg_roles")}
     findings = [
         Finding(
             "R01",
@@ -141,17 +135,11 @@ async def check_roles(context: CheckContext) -> list[Finding]:
         if name not in known
     ]
     for kind, query in (("settings", _ROLE_SETTINGS), ("memberships", _MEMBERSHIPS)):
-        here, there = [
-            {row["name"] for row in await session.fetch(query, proxied)} for session in context.both
-        ]
+        here, there = [{row["name"] for row in await session.fetch(query, proxied)} for session in context.both]
         if missing := sorted(here - there):
-            finding = (
-                f"{kind} of roles or of the database that the source has and this side lacks: {some(missing)}"
-            )
+            finding = f"{kind} of roles or of the database that the source has and this side lacks: {some(missing)}"
             remedy = "set them here, too (pg_dumpall --roles-only, ALTER ROLE/DATABASE ... SET)"
-            findings.append(
-                Finding("R01", Severity.WARN, context.on(context.destination, kind), finding, remedy)
-            )
+            findings.append(Finding("R01", Severity.WARN, context.on(context.destination, kind), finding, remedy))
     return findings
 
 

@@ -80,8 +80,7 @@ async def check_other_subscriptions(context: CheckContext) -> list[Finding]:
 async def check_failover_slot(context: CheckContext) -> list[Finding]:
     row = await required_slot(context)
     standbys = await context.source.fetch(
-        "select slot_name::text as name from pg_replication_slots"
-        " where slot_type = 'physical' and active order by 1"
+        "select slot_name::text as name from pg_replication_slots where slot_type = 'physical' and active order by 1"
     )
     if not standbys or row["failover"] == "true":
         return []

@@ -23,9 +23,7 @@ async def check_unpublished_tables(context: CheckContext) -> list[Finding]:
     session, names = context.source, await publications(context)
     if not names:
         return []
-    known = await session.fetch(
-        "select pubname::text as name from pg_publication where pubname = any ($1)", names
-    )
+    known = await session.fetch("select pubname::text as name from pg_publication where pubname = any ($1)", names)
     missing = sorted(set(names) - {row["name"] for row in known})
     findings = [
         Finding(
@@ -101,9 +99,7 @@ async def check_partial_publication(context: CheckContext) -> list[Finding]:
     for row in await context.source.fetch(_PARTIAL, await publications(context)):
         table = there.get(row["relation"])
         left_out = [name for name in row["left_out"] if table is None or name in table.columns]
-        kinds = (["rows"] if row["filtered"] else []) + (
-            [f"columns, not {some(left_out)}"] if left_out else []
-        )
+        kinds = (["rows"] if row["filtered"] else []) + ([f"columns, not {some(left_out)}"] if left_out else [])
         findings += [
             Finding(
                 "T06",

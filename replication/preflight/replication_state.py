@@ -69,9 +69,7 @@ async def check_tables_ready(context: CheckContext) -> list[Finding]:
     if not rows and not missing:
         object_ = context.on(context.destination, context.subscription or "")
         finding = "the subscription takes no table at all"
-        findings.append(
-            Finding("P05a", Severity.BLOCK, object_, finding, "REFRESH PUBLICATION, or REPLICATE again")
-        )
+        findings.append(Finding("P05a", Severity.BLOCK, object_, finding, "REFRESH PUBLICATION, or REPLICATE again"))
     return findings
 
 
@@ -92,9 +90,7 @@ _PUBLISHED = f"""
     from pg_publication_tables where pubname = any ($1) and schemaname <> '{OWN_SCHEMA}'"""
 
 
-@check(
-    "P05b", "the subscription is enabled and its worker alive", Severity.BLOCK, Where.DESTINATION, ARM_ONLY
-)
+@check("P05b", "the subscription is enabled and its worker alive", Severity.BLOCK, Where.DESTINATION, ARM_ONLY)
 async def check_worker(context: CheckContext) -> list[Finding]:
     session = context.destination
     object_ = context.on(session, context.subscription or "subscription")
@@ -212,9 +208,7 @@ async def check_slot(context: CheckContext) -> list[Finding]:
     ]
     if row["wal_status"] == "extended":
         finding = "it keeps more WAL than max_wal_size"
-        findings.append(
-            Finding("P04a", Severity.WARN, object_, finding, "watch the disk, and wait until lag shrinks")
-        )
+        findings.append(Finding("P04a", Severity.WARN, object_, finding, "watch the disk, and wait until lag shrinks"))
     return findings
 
 
@@ -248,9 +242,7 @@ async def check_lag(context: CheckContext) -> list[Finding]:
     row = await required_slot(context)
     lag_bytes = row["lag_bytes"]
     if lag_bytes is None:
-        raise CannotCheck(
-            "the lag is not known: the slot has confirmed nothing", "wait until the stream runs"
-        )
+        raise CannotCheck("the lag is not known: the slot has confirmed nothing", "wait until the stream runs")
     if lag_bytes <= context.lag_threshold_bytes:
         return []
     return [

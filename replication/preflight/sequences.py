@@ -60,9 +60,7 @@ async def check_definitions(context: CheckContext) -> list[Finding]:
         there = destination.get(name)
         if there is None:
             finding = "the sequence is missing here"
-            findings.append(
-                Finding("Q01a", Severity.BLOCK, object_, finding, "create it as it is on the source")
-            )
+            findings.append(Finding("Q01a", Severity.BLOCK, object_, finding, "create it as it is on the source"))
             continue
         for session, row in zip(context.both, (sequence, there), strict=True):
             if not row["allowed"]:
@@ -90,9 +88,7 @@ async def check_near_end(context: CheckContext) -> list[Finding]:
     for name, row in (await _sequences(context, context.source)).items():
         if row["cycles"] or row["last_value"] is None:
             continue
-        room = (
-            row["maximum"] - row["last_value"] if row["increment"] > 0 else row["last_value"] - row["minimum"]
-        )
+        room = row["maximum"] - row["last_value"] if row["increment"] > 0 else row["last_value"] - row["minimum"]
         calls = room // abs(row["increment"])
         if calls < _NEAR_END_CALLS:
             findings.append(

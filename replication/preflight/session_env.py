@@ -147,9 +147,7 @@ async def check_collation_versions(context: CheckContext) -> list[Finding]:
         )
         if rows:
             names = [row["name"] for row in rows]
-            finding = (
-                f"{len(names)} collations were made with another version of their library: {some(names)}"
-            )
+            finding = f"{len(names)} collations were made with another version of their library: {some(names)}"
             remedy = "REINDEX what uses them, then ALTER COLLATION ... REFRESH VERSION"
             findings.append(Finding("C02", Severity.WARN, context.on(session), finding, remedy))
     return findings

@@ -120,9 +120,7 @@ async def check_workers(context: CheckContext) -> list[Finding]:
         copiers = int(settings["max_sync_workers_per_subscription"]) if copying else 0
         origins = _origin_setting(settings)
         purpose = (
-            "for the subscription"
-            + (" and its copy" if copying else "")
-            + ("" if forward else " of the way back")
+            "for the subscription" + (" and its copy" if copying else "") + ("" if forward else " of the way back")
         )
         supplies = [
             _Supply(

@@ -29,11 +29,7 @@ async def check_replica_identity(context: CheckContext) -> list[Finding]:
                     Severity.WARN if full else Severity.BLOCK,
                     context.on(session, row["relation"]),
                     _IDENTITY_PROBLEMS[row["identity"]]
-                    + (
-                        ": every change is looked up by the whole row"
-                        if full
-                        else ": UPDATE and DELETE would fail"
-                    ),
+                    + (": every change is looked up by the whole row" if full else ": UPDATE and DELETE would fail"),
                     f"add a primary key, or a unique index on columns NOT NULL and ALTER TABLE"
                     f" {row['relation']} REPLICA IDENTITY USING INDEX ...;"
                     + ("" if full else f" last resort: ALTER TABLE {row['relation']} REPLICA IDENTITY FULL;"),

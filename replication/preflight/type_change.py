@@ -24,9 +24,7 @@ _TEXT = {"text", "character varying"}
 # Their text is cut or refused when it is longer than the column, so the length must not shrink.
 _WITH_LENGTH = {"character", "character varying", "bit", "bit varying"}
 
-_TYPE = re.compile(
-    r"(?P<name>[^(\[]+?)(?:\((?P<modifier>[^)]*)\))?(?P<rest>(?: with(?:out)? time zone)?(?:\[\])*)"
-)
+_TYPE = re.compile(r"(?P<name>[^(\[]+?)(?:\((?P<modifier>[^)]*)\))?(?P<rest>(?: with(?:out)? time zone)?(?:\[\])*)")
 
 
 def takes_all_values(source: str, destination: str) -> bool:

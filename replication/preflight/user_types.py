@@ -53,8 +53,7 @@ async def check_type_oids(context: CheckContext) -> list[Finding]:
     if await snapshots(context) is None:
         return []
     source, destination = [
-        {row["name"]: (row["oid"], row["array"]) for row in await session.fetch(_TYPE_OIDS)}
-        for session in context.both
+        {row["name"]: (row["oid"], row["array"]) for row in await session.fetch(_TYPE_OIDS)} for session in context.both
     ]
     differ = sorted(name for name in source.keys() & destination.keys() if source[name] != destination[name])
     if not differ:

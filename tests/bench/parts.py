@@ -31,9 +31,7 @@ async def short_transactions(plan: Plan, screen: Screen) -> PartResult:
     seen_ms = [value for run in session.runs for value in session.met_hold_ms(run)]
     rows = [
         *_common(name, session),
-        Row(
-            name, "hold, median of the runs' medians", median([r.hold_p50_ms for r in session.runs]), "ms", 20
-        ),
+        Row(name, "hold, median of the runs' medians", median([r.hold_p50_ms for r in session.runs]), "ms", 20),
         Row(name, "hold, longest of all runs", hold_max_ms, "ms", 60),
         Row(name, "the same against the workload's own p99", hold_max_ms, "ms", round(p99_ms, 1)),
         Row(name, "seen by clients, median", median(seen_ms), "ms"),
@@ -53,9 +51,7 @@ async def with_long_transactions(plan: Plan, screen: Screen) -> PartResult:
     rows = [
         *_common(name, session),
         # Sixteen of seventeen clients are short ones, so the median of all holds is theirs.
-        Row(
-            name, "hold, median of the runs' medians", median([r.hold_p50_ms for r in session.runs]), "ms", 20
-        ),
+        Row(name, "hold, median of the runs' medians", median([r.hold_p50_ms for r in session.runs]), "ms", 20),
         Row(name, "short ones, seen by clients, median", median(quick_ms), "ms"),
         Row(name, "short ones, seen by clients, longest", max(quick_ms, default=float("nan")), "ms", 150),
         Row(name, "long ones, own transaction", own_ms, "ms"),

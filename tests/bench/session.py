@@ -95,17 +95,13 @@ class Session:
 
 async def measure(plan: Plan, screen: Screen) -> Session:
     """Put everything up, measure, take it down. Raises what the demo's parts raise."""
-    options = WorkloadOptions(
-        clients=plan.clients, slow_clients=plan.slow_clients, tx_per_second=plan.tx_per_second
-    )
+    options = WorkloadOptions(clients=plan.clients, slow_clients=plan.slow_clients, tx_per_second=plan.tx_per_second)
     stage_options = StageOptions(connections=plan.clients + plan.slow_clients, seed_rows=plan.seed_rows)
     async with Stage(stage_options) as stage:
         operator, watcher = await stage.operator(), await stage.operator()
         try:
             async with Workload(stage.app, options, stage.directory) as workload:
-                await replicate(
-                    operator, watcher, screen, lambda: f"{workload.live().transactions} transactions"
-                )
+                await replicate(operator, watcher, screen, lambda: f"{workload.live().transactions} transactions")
                 await asyncio.sleep(_SETTLE_S)
                 baseline_begin_s = time.monotonic()
                 await asyncio.sleep(plan.baseline_s)

@@ -94,9 +94,7 @@ class Server:
         )
 
     async def connect_asyncpg(self, **changes: Any) -> asyncpg.Connection:
-        return await asyncpg.connect(
-            **self.address, database="admin", ssl=False, timeout=DEADLINE_S, **changes
-        )
+        return await asyncpg.connect(**self.address, database="admin", ssl=False, timeout=DEADLINE_S, **changes)
 
     async def connect_psycopg(self, **changes: Any) -> psycopg.AsyncConnection[Any]:
         return await psycopg.AsyncConnection.connect(self.conninfo, connect_timeout=DEADLINE_S, **changes)
@@ -562,9 +560,7 @@ async def test_asyncpg_transactions_and_cursors(server: Server) -> None:
 
 
 async def test_asyncpg_pool_resets_its_connections(server: Server) -> None:
-    async with asyncpg.create_pool(
-        **server.address, database="admin", ssl=False, min_size=1, max_size=1
-    ) as pool:
+    async with asyncpg.create_pool(**server.address, database="admin", ssl=False, min_size=1, max_size=1) as pool:
         for _ in range(3):
             async with pool.acquire(timeout=DEADLINE_S) as connection:
                 await connection.execute("SET application_name = 'changed'")

@@ -11,9 +11,7 @@ import pytest
 from daemon.demo.run import DemoOptions, run_demo
 
 
-async def test_demo_moves_there_and_back_without_harm(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_demo_moves_there_and_back_without_harm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = DemoOptions(
         clients=10,
         slow_clients=2,

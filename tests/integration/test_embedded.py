@@ -125,12 +125,7 @@ async def test_pair_is_fresh_and_speaks_to_both_sides(pair: Pair) -> None:
     assert source.major == 16
     assert destination.major == 18
     for session in (source, destination):
-        assert (
-            await session.fetchval(
-                "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace"
-            )
-            == 0
-        )
+        assert await session.fetchval("SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace") == 0
 
 
 async def test_databases_go_with_subscriptions_slots_and_sessions(pair: Pair) -> None:
@@ -196,9 +191,7 @@ def _open_to_all(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.skipif(
-    not Path("/usr/lib/postgresql/15/bin/postgres").exists(), reason="PostgreSQL 15 is not here"
-)
+@pytest.mark.skipif(not Path("/usr/lib/postgresql/15/bin/postgres").exists(), reason="PostgreSQL 15 is not here")
 async def test_a_major_of_the_system_is_used(tmp_path: Path) -> None:
     with EmbeddedPostgres(15, tmp_path, settings={"fsync": "off"}) as server:
         assert str(await _ask(server, "SHOW server_version_num")).startswith("15")

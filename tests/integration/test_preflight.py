@@ -141,8 +141,7 @@ async def test_nothing_blocks_a_control_user_that_is_no_superuser(pair: Pair, ro
     """With the rights that the remedies name, and no others."""
     control = await roles.create(
         "control",
-        "login replication bypassrls password 'its own'"
-        " in role pg_monitor, pg_signal_backend, pg_create_subscription",
+        "login replication bypassrls password 'its own' in role pg_monitor, pg_signal_backend, pg_create_subscription",
         prefix="",
     )
     await pair.both_sql(f'alter database "{pair.database}" owner to {control}; select 1')

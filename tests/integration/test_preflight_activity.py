@@ -74,9 +74,7 @@ async def test_p02a_our_own_control_sessions_do_not_count(pair: Pair) -> None:
     await verifying.execute("rollback")
 
 
-async def test_p02b_a_session_that_idles_in_a_transaction(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_p02b_a_session_that_idles_in_a_transaction(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("replication.preflight.transactions._IDLE_IN_TRANSACTION_WARN_MS", 50)
     async with open_transaction(pair.source, "select 1"):
         (finding,) = await _found(await make_context(pair), "P02b")

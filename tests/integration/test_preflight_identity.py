@@ -53,9 +53,7 @@ async def test_n01_two_databases_of_one_server_are_different(pair: Pair) -> None
         ("login superuser", set()),
     ],
 )
-async def test_s04_rights_of_the_control_user(
-    pair: Pair, roles: Roles, options: str, words: set[str]
-) -> None:
+async def test_s04_rights_of_the_control_user(pair: Pair, roles: Roles, options: str, words: set[str]) -> None:
     name = await roles.create("control", options)
     for endpoint in ("source", "destination"):
         setattr(pair, endpoint, dataclasses.replace(getattr(pair, endpoint), user=name))
@@ -81,9 +79,7 @@ async def test_n02_servers_that_reach_each_other_leave_nothing_behind(pair: Pair
 
 async def test_n02_a_wrong_address_is_found_in_each_direction(pair: Pair) -> None:
     context = await make_context(pair)
-    context.source.endpoint = dataclasses.replace(
-        pair.source, replication_host="127.0.0.1", replication_port=1
-    )
+    context.source.endpoint = dataclasses.replace(pair.source, replication_host="127.0.0.1", replication_port=1)
     (finding,) = await check(context, "N02")
     assert (finding.severity, finding.object) == (BLOCK, "destination -> source")
     assert "127.0.0.1:1" in finding.finding
@@ -139,9 +135,7 @@ async def test_n05_links_that_are_open_already_are_not_counted_twice(pair: Pair)
     context = await make_context(pair)
     await pair.destination_sql(f'alter database "{pair.database}" connection limit 2')
     async with client(pair.destination) as link:
-        known = dataclasses.replace(
-            context, links_needed=2, own_destination_pids=frozenset({link.get_server_pid()})
-        )
+        known = dataclasses.replace(context, links_needed=2, own_destination_pids=frozenset({link.get_server_pid()}))
         assert await check(known, "N05") == []
         (finding,) = await check(dataclasses.replace(context, links_needed=2), "N05")
         assert "others use 1" in finding.finding

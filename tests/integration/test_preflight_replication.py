@@ -223,8 +223,7 @@ async def test_p04a_a_slot_that_is_gone(pair: Pair) -> None:
 
     async def dropped() -> bool:
         rows = await pair.source_sql(
-            "select pg_drop_replication_slot(slot_name) from pg_replication_slots"
-            " where slot_name = $1 and not active",
+            "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = $1 and not active",
             slot,
         )
         return bool(rows)

@@ -30,9 +30,7 @@ class Case:
     """None stands for the same as on the source."""
 
 
-def _case(
-    id: str, severity: Severity, object: str, words: str, source: str, destination: str | None = None
-) -> Case:
+def _case(id: str, severity: Severity, object: str, words: str, source: str, destination: str | None = None) -> Case:
     return Case(id, severity, object, words, source, source if destination is None else destination)
 
 
@@ -80,8 +78,7 @@ CASES = [
         BLOCK,
         "destination: public.p1",
         "missing here",
-        "create table p (a int primary key) partition by list (a);"
-        "create table p1 partition of p for values in (1)",
+        "create table p (a int primary key) partition by list (a);create table p1 partition of p for values in (1)",
         "create table p (a int primary key) partition by list (a)",
     ),
     _case(
@@ -89,10 +86,8 @@ CASES = [
         BLOCK,
         "destination: public.p1",
         "FOR VALUES IN (2)",
-        "create table p (a int primary key) partition by list (a);"
-        "create table p1 partition of p for values in (1)",
-        "create table p (a int primary key) partition by list (a);"
-        "create table p1 partition of p for values in (2)",
+        "create table p (a int primary key) partition by list (a);create table p1 partition of p for values in (1)",
+        "create table p (a int primary key) partition by list (a);create table p1 partition of p for values in (2)",
     ),
     _case(
         "T07a",
@@ -100,8 +95,7 @@ CASES = [
         "destination: public.p1",
         "only here",
         "create table p (a int primary key) partition by list (a)",
-        "create table p (a int primary key) partition by list (a);"
-        "create table p1 partition of p for values in (1)",
+        "create table p (a int primary key) partition by list (a);create table p1 partition of p for values in (1)",
     ),
     _case("T07b", INFO, "source: public.t", "public.c", _T + "); create table c () inherits (t)"),
     _case("T07c", WARN, "source: public.m", "materialized", "create materialized view m as select 1 as a"),
@@ -213,9 +207,7 @@ CASES = [
         _T + ", b int); create index on t (b)",
         _T + ", b int)",
     ),
-    _case(
-        "D02", WARN, "destination: public.t", "only here: unique (b)", _T + ", b int)", _T + ", b int unique)"
-    ),
+    _case("D02", WARN, "destination: public.t", "only here: unique (b)", _T + ", b int)", _T + ", b int unique)"),
     _case(
         "K01",
         WARN,
@@ -229,8 +221,7 @@ CASES = [
         "destination: public.i",
         "invalid",
         _T + "); create index i on t (id)",
-        _T + "); create index i on t (id);"
-        " update pg_index set indisvalid = false where indexrelid = 'i'::regclass",
+        _T + "); create index i on t (id); update pg_index set indisvalid = false where indexrelid = 'i'::regclass",
     ),
     _case(
         "D03",
@@ -269,8 +260,7 @@ CASES = [
         BLOCK,
         "destination: public.f()",
         "missing here; on the source",
-        "create function f() returns int language sql as 'select 1';"
-        "create table t (id int primary key default f())",
+        "create function f() returns int language sql as 'select 1';create table t (id int primary key default f())",
         _T + ")",
     ),
     _case(
@@ -431,9 +421,7 @@ async def test_d08_rows_that_the_source_does_not_have_while_replicating(pair: Pa
     assert await check(context, "D08") == []
     # An empty table of the source is noticed at once; in others only as many rows as estimates show.
     await pair.destination_sql("insert into a values (7)")
-    await pair.destination_sql(
-        "insert into b select i from generate_series(100, 5099) i; analyze b; select 1"
-    )
+    await pair.destination_sql("insert into b select i from generate_series(100, 5099) i; analyze b; select 1")
     await pair.source_sql("analyze b")
     findings = await check(context, "D08")
     assert [(f.severity, f.object) for f in findings] == [

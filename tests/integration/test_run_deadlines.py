@@ -103,9 +103,7 @@ async def test_replication_that_stands_still(pair: Pair, tmp_path: Path) -> None
     stop = Stop(tmp_path, "hold")
     async with under_load(pair, tmp_path, stop.failpoint) as (daemon, writers):
         lock = "LOCK TABLE public.entry IN ACCESS EXCLUSIVE MODE"
-        error = await fails_then_goes_through(
-            pair, daemon, writers, stop, lock, on_source=False, step="arrival"
-        )
+        error = await fails_then_goes_through(pair, daemon, writers, stop, lock, on_source=False, step="arrival")
         assert f"{MAX_PAUSE_MS} ms" in told(error)
 
 
@@ -114,9 +112,7 @@ async def test_a_sequence_that_cannot_be_read(pair: Pair, tmp_path: Path) -> Non
     await pair.both_sql("CREATE SEQUENCE public.spare")
     async with under_load(pair, tmp_path, stop.failpoint) as (daemon, writers):
         lock = "ALTER SEQUENCE public.spare RENAME TO other"
-        error = await fails_then_goes_through(
-            pair, daemon, writers, stop, lock, on_source=True, step="carry over"
-        )
+        error = await fails_then_goes_through(pair, daemon, writers, stop, lock, on_source=True, step="carry over")
         assert f"{MAX_PAUSE_MS} ms" in told(error)
 
 

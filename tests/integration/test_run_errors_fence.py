@@ -70,9 +70,7 @@ async def test_triggers_of_an_aborted_run_stop_nobody(pair: Pair, tmp_path: Path
     await pair.both_sql(SCHEMA)
     await replicate_directly(pair)
     stop = Stop(tmp_path, "arrival")
-    options = DaemonOptions(
-        general={"cutover_fence": "triggers", "cutover_max_pause": 1000}, failpoint=stop.failpoint
-    )
+    options = DaemonOptions(general={"cutover_fence": "triggers", "cutover_max_pause": 1000}, failpoint=stop.failpoint)
     async with Daemon(pair, tmp_path / "daemon", options) as daemon:
         async with Writers(daemon, count=4) as writers:
             stop.shut()

@@ -36,9 +36,7 @@ async def fill_disk(pair: Pair, side: str, event: str, table: str, when: str = "
 
 async def on(pair: Pair, side: str, sql: str) -> None:
     """As a client that may write to a fenced side."""
-    await (pair.source_sql if side == "source" else pair.destination_sql)(
-        f"BEGIN READ WRITE; {sql}; COMMIT"
-    )
+    await (pair.source_sql if side == "source" else pair.destination_sql)(f"BEGIN READ WRITE; {sql}; COMMIT")
 
 
 @contextlib.asynccontextmanager

@@ -76,7 +76,9 @@ async def test_the_run_gives_way(pair: Pair, tmp_path: Path) -> None:
             await writers.flowing()
             assert "aborted at step hold: 1 transactions did not end within 600 ms" in str(error), told(error)
             assert error.detail is not None
-            named = re.search(r"postgres \(old report\) from 127.0.0.1:\d+, backend (\d+): (.*?) for (\d+) ms", error.detail)
+            named = re.search(
+                r"postgres \(old report\) from 127.0.0.1:\d+, backend (\d+): (.*?) for (\d+) ms", error.detail
+            )
             assert named is not None, error.detail
             assert int(named[1]) == straggler.info.backend_pid
             assert named[2] == "in transaction"

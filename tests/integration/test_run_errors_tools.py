@@ -15,7 +15,18 @@ from tests.support.databases import Pair
 from tests.support.writers import SCHEMA, Writers
 
 PSQL = "/usr/bin/psql"
-STEPS = ["lock", "record", "check", "return stream", "sequences ahead", "twins", "hold", "fence", "carry over", "arrival"]
+STEPS = [
+    "lock",
+    "record",
+    "check",
+    "return stream",
+    "sequences ahead",
+    "twins",
+    "hold",
+    "fence",
+    "carry over",
+    "arrival",
+]
 STEPS += ["commit", "swap", "retire source", "forward stream off", "return stream on", "way back proven"]
 FIGURES = ["pause", "clients held", "longest hold", "transactions waited for", "sessions closed"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import sys
 import tomllib
@@ -181,9 +180,9 @@ async def test_one_server_under_two_names(pair: Pair, tmp_path: Path) -> None:
     daemon.config_path.write_text(text.replace(old, f'host = "localhost"\nport = {pair.source.port}\ndatabase_name'))
     async with daemon:
         async with Writers(daemon, count=2) as writers:
-            for verb in ("REPLICATE", "CUTOVER"):
-                error = await refused(daemon, verb)
-                assert "same" in told(error) or "nothing is replicated" in told(error), told(error)
+            error = await refused(daemon, "REPLICATE")
+            assert "same" in told(error), told(error)
+            await refused(daemon, "CUTOVER")
             await writers.flowing()
         assert writers.errors == []
         assert writers.lost_connections == 0
@@ -221,13 +220,14 @@ class Both:
 
 @contextlib.asynccontextmanager
 async def two_daemons(
-    pair: Pair, directory: Path, failpoint: str = "", **general: Any
+    pair: Pair, directory: Path, failpoint: str = "", *, patience_ms: int = 2000, **general: Any
 ) -> AsyncIterator[Both]:
-    """`general` and `failpoint` are the first one's. Only clients of the second may lose connections."""
+    """`general` and `failpoint` are the first one's; `patience_ms` is how long the second leaves a run alone whose
+    leader says nothing. Only clients of the second may lose connections."""
     await pair.both_sql(SCHEMA)
     await replicate_directly(pair)
     first = Daemon(pair, directory / "one", DaemonOptions(general=general, failpoint=failpoint))
-    second = Daemon(pair, directory / "other", DaemonOptions(general={"cutover_max_pause": 1000}))
+    second = Daemon(pair, directory / "other", DaemonOptions(general={"cutover_max_pause": patience_ms // 2}))
     async with first, second, Writers(first, count=3) as of_one, Writers(second, count=3, first=101) as of_other:
         both = Both(first, second, of_one, of_other)
         yield both
@@ -241,9 +241,8 @@ async def test_the_clients_of_the_other_daemon_follow(pair: Pair, tmp_path: Path
     """Their links are strangers' to the run, so they are closed; they come back on the side that serves."""
     async with two_daemons(pair, tmp_path) as both:
         rows = await both.one.command("CUTOVER")
-        assert "3 strangers" in step_row(rows, "fence")["detail"] or "strangers terminated" in step_row(
-            rows, "fence"
-        )["detail"]
+        terminated = int(step_row(rows, "fence")["detail"].split()[0])
+        assert terminated >= 3, "the clients of the other daemon"
         await both.flowing()
         assert both.of_other.lost_connections >= 3
         assert await major_behind(both.other) == 18
@@ -288,12 +287,12 @@ async def test_only_one_of_them_runs(pair: Pair, tmp_path: Path, step: str) -> N
     """The second run is refused by the lock of the first, which goes through undisturbed."""
     stop = Stop(tmp_path, step)
     stop.shut()
-    async with two_daemons(pair, tmp_path, stop.failpoint, cutover_max_pause=20_000) as both:
+    async with two_daemons(pair, tmp_path, stop.failpoint, patience_ms=20_000, cutover_max_pause=20_000) as both:
         run = asyncio.create_task(both.one.command("CUTOVER"))
         await stop.reached(both.one)
         error = await refused(both.other, "CUTOVER")
         assert "another" in told(error), told(error)
-        await asyncio.sleep(1.5)  # longer than the other daemon's own cutover_max_pause
+        await asyncio.sleep(1.5)  # the other daemon looks at the open run every second at least
         stop.open()
         rows = await run
         assert [row["step"] for row in rows if row["status"] == "failed"] == []
@@ -303,7 +302,8 @@ async def test_only_one_of_them_runs(pair: Pair, tmp_path: Path, step: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("step", "limit_ms", "serves"), [("before:commit", 2_000, 16), ("before:commit", 60_000, 16), ("answer:commit", 2_000, 18)]
+    ("step", "limit_ms", "serves"),
+    [("before:commit", 2_000, 16), ("before:commit", 60_000, 16), ("answer:commit", 2_000, 18)],
 )
 async def test_a_frozen_leader(pair: Pair, tmp_path: Path, step: str, limit_ms: int, serves: int) -> None:
     """Stopped in its pause like a virtual machine that is moved. The other daemon finds the outcome by the arbiter
@@ -341,8 +341,7 @@ async def test_a_leader_that_dies(pair: Pair, tmp_path: Path) -> None:
     async with two_daemons(pair, tmp_path, stop.failpoint, cutover_max_pause=60_000) as both:
         run = asyncio.create_task(both.one.command("CUTOVER", 60))
         await stop.reached(both.one)
-        assert both.one.process is not None
-        os.kill(both.one.process.pid, signal.SIGKILL)
+        both.one.kill()
         with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
             await run
         await both.of_other.flowing()

@@ -164,8 +164,10 @@ async def test_a_destination_that_is_not_the_successor(pair: Pair, tmp_path: Pat
             wrong = tomllib.loads(text)
             [stale] = [entry for entry in wrong["databases"] if entry["name"] == "app_next"]
             daemon.config_path.write_text(
-                text.replace(f'port = {stale["port"]}\ndatabase_name = "{pair.database}"',
-                             f'port = {stale["port"]}\ndatabase_name = "{other}"')
+                text.replace(
+                    f'port = {stale["port"]}\ndatabase_name = "{pair.database}"',
+                    f'port = {stale["port"]}\ndatabase_name = "{other}"',
+                )
             )
             assert other in daemon.config_path.read_text()
             error = await refused(daemon, "RELOAD")

@@ -76,7 +76,9 @@ async def test_a_waiter_gets_the_lock_only_after_the_unlock(pair: Pair, tmp_path
             await eventually(lambda: on.waiting(5), "the waiters are held")
             stop.open()
             assert figures(await run)["sessions closed"] == "0"
-            blocked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory' AND datname = current_database()"
+            blocked = (
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory' AND datname = current_database()"
+            )
             await eventually(lambda: holder.fetchval(f"SELECT ({blocked}) = 5"), "the waiters wait for the lock")
             assert order == []
             order.append("unlock")
@@ -178,4 +180,3 @@ async def test_cancel_of_a_held_request(pair: Pair, tmp_path: Path) -> None:
         for client in clients:
             assert await (await client.execute("SELECT count(*) FROM note")).fetchone() == (0,)
         assert await other.fetchval("SELECT count(*) FROM note") == 0
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from psycopg import pq
 
 from proxy.wire import messages
 from tests.support.databases import Pair
-from tests.support.runs import Stop, figures, told
+from tests.support.runs import Stop, figures, refused, told
 from tests.support.takeover import DEADLINE_S, Raw, Stage, stage
 from tests.support.wait import eventually
 
@@ -144,7 +145,7 @@ async def test_a_prepare_that_cannot_be_told_from_its_neighbours(pair: Pair, tmp
 class Unnamed:
     """A client of libpq's own calls: PQprepare with an empty name, then PQexecPrepared as often as it likes."""
 
-    def __init__(self, connection: pq.PGconn) -> None:
+    def __init__(self, connection: Any) -> None:
         self.connection = connection
 
     @classmethod
@@ -155,7 +156,7 @@ class Unnamed:
         assert connection.status == pq.ConnStatus.OK, connection.error_message
         return cls(connection)
 
-    async def _run(self, call: Any, *arguments: Any) -> Any:
+    async def _run(self, call: Callable[..., Any], *arguments: Any) -> Any:
         async with asyncio.timeout(DEADLINE_S):
             result = await asyncio.to_thread(call, *arguments)
         if result.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK):
@@ -175,9 +176,9 @@ class Unnamed:
 
 
 async def test_the_unnamed_statement(pair: Pair, tmp_path: Path) -> None:
-    """It survives our questions (REHEARSE asks as well) and the swaps, its types translated."""
+    """It survives our questions and the swaps, its types translated."""
     await pair.destination_sql(FILLER)
-    async with stage(pair, tmp_path, schema=SCHEMA) as on:
+    async with stage(pair, tmp_path, schema=SCHEMA, failpoint="before:commit=error") as on:
         client = await Unnamed.open(on)
         await client.prepare("SELECT $1::int + 1", 23)
         mood = await Unnamed.open(on)
@@ -185,6 +186,9 @@ async def test_the_unnamed_statement(pair: Pair, tmp_path: Path) -> None:
         await mood.prepare("SELECT $1", oid)
         untouched = await Unnamed.open(on)
         await untouched.prepare("SELECT 'once ' || $1")
+        assert await client.execute("1") == "2"
+        assert await mood.execute("glad") == "glad"
+        await refused(on.daemon, "CUTOVER")  # everybody was asked, and nobody has moved
         assert await client.execute("1") == "2"
         assert await mood.execute("glad") == "glad"
         await on.cutover()

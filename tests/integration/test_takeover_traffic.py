@@ -211,7 +211,9 @@ async def test_copy_in_and_out_are_waited_for(pair: Pair, tmp_path: Path) -> Non
                 assert not run.done()
             assert figures(await run)["sessions closed"] == "0"
             assert await asyncio.wait_for(held, DEADLINE_S) in (low, low + MANY)
-        async with out.cursor().copy("COPY (SELECT i, repeat('x', 500) FROM generate_series(1, 60000) i) TO STDOUT") as copy:
+        async with out.cursor().copy(
+            "COPY (SELECT i, repeat('x', 500) FROM generate_series(1, 60000) i) TO STDOUT"
+        ) as copy:
             received = len(await copy.read())
             run = await begin(on, "CUTOVER")
             while data := await copy.read():
@@ -234,7 +236,7 @@ async def test_a_large_result_that_is_read_slowly(pair: Pair, tmp_path: Path) ->
         for _ in range(50):
             kind, body = await slow.next()
             received += kind == b"D"
-            assert b"E" != kind, body
+            assert kind != b"E", body
         error = await refused(on.daemon, "CUTOVER")
         assert "in a request" in told(error)
         assert await bystander.fetchval("SELECT 1") == 1

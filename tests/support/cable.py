@@ -118,9 +118,7 @@ class Cable:
 
     async def _listen(self) -> None:
         if self._listener is None:
-            self._listener = await asyncio.start_server(
-                self._accept, self.host, self.port, reuse_address=True
-            )
+            self._listener = await asyncio.start_server(self._accept, self.host, self.port, reuse_address=True)
             self.port = self._listener.sockets[0].getsockname()[1]
 
     async def _cut(self) -> None:

@@ -55,9 +55,7 @@ def example_config() -> Config:
     )
 
 
-def example_report(
-    kind: RunKind = RunKind.CUTOVER, outcome: RunOutcome | None = RunOutcome.COMMITTED
-) -> RunReport:
+def example_report(kind: RunKind = RunKind.CUTOVER, outcome: RunOutcome | None = RunOutcome.COMMITTED) -> RunReport:
     return RunReport(
         run_id="r1",
         kind=kind,

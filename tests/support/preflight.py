@@ -164,9 +164,7 @@ async def client(endpoint: Endpoint, user: str | None = None) -> AsyncIterator[a
 
 
 @asynccontextmanager
-async def open_transaction(
-    endpoint: Endpoint, sql: str, user: str | None = None
-) -> AsyncIterator[asyncpg.Connection]:
+async def open_transaction(endpoint: Endpoint, sql: str, user: str | None = None) -> AsyncIterator[asyncpg.Connection]:
     """A transaction of an application that has run `sql` and stays open."""
     async with client(endpoint, user) as connection:
         await connection.execute(f"begin; {sql}")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import Any, cast
+from typing import Any
 
-from config.model import Config, Database
+from pydantic import SecretStr
+
+from config.model import Admin, Config, Database
 from proxy.net.client_login import ClientLogin
 from proxy.net.link import Link
 from proxy.net.link_connect import LinkTarget
@@ -64,7 +66,7 @@ class FakeTransport(asyncio.Transport):
 
 def make_route() -> Route:
     database = Database(name="app", host="127.0.0.1")
-    return Route(Config(databases=[database]), database)
+    return Route(Config(admin=Admin(password=SecretStr("x")), databases=[database]), database)
 
 
 def make_link(transport: FakeTransport, number: int = 1, parameters: dict[bytes, bytes] | None = None) -> Link:
@@ -203,6 +205,8 @@ class Relay:
             if self.turn():
                 continue
             if self.session.stopped:
+                for _ in range(self.random.randrange(8) if meddling else 0):
+                    self.meddle(swaps=swaps)
                 self.session.let_go()
                 self.collect()
                 if self.session.stopped or not self.turn():
@@ -212,8 +216,3 @@ class Relay:
 
     def _copy_answered(self) -> bool:
         return not self.to_send and any(kind in b"GEZ" for kind, _, _ in messages_in(bytes(self.seen)))
-
-
-def as_any(value: object) -> Any:
-    """For looking where a type says one should not."""
-    return cast(Any, value)

@@ -22,7 +22,14 @@ CREATE TABLE public.tally (client int PRIMARY KEY, n int NOT NULL);
 CREATE SEQUENCE public.ticket;
 """
 
-_CONNECTION_LOST = (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.AdminShutdownError)
+_CONNECTION_LOST = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.AdminShutdownError,
+    # What asyncpg raises for a request that comes between a server's farewell and the end of the connection.
+    asyncpg.InternalClientError,
+)
 _NOT_NOW = (asyncpg.CannotConnectNowError, asyncpg.ConnectionFailureError)
 
 
@@ -44,7 +51,9 @@ class Writers:
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def __aenter__(self) -> Writers:
-        self._tasks = [asyncio.create_task(self._write(client)) for client in range(self.first, self.first + self.count)]
+        self._tasks = [
+            asyncio.create_task(self._write(client)) for client in range(self.first, self.first + self.count)
+        ]
         await self.flowing()
         return self
 

@@ -113,9 +113,7 @@ async def test_a_run_answers_its_steps_and_then_its_figures(operator: Operator, 
         "duration_ms": 3.25,
         "detail": "64 clients",
     }
-    assert [
-        (row["step"], row["duration_ms"], row["detail"]) for row in found if row["status"] == "total"
-    ] == [
+    assert [(row["step"], row["duration_ms"], row["detail"]) for row in found if row["status"] == "total"] == [
         ("pause", 19.25, "19.2 ms"),
         ("clients held", None, "64"),
         ("hold p50", 11.5, "11.5 ms"),
@@ -128,9 +126,7 @@ async def test_a_run_answers_its_steps_and_then_its_figures(operator: Operator, 
 
 
 @pytest.mark.parametrize("outcome", [RunOutcome.ABORTED, None])
-async def test_a_run_that_was_not_committed_is_never_a_success(
-    operator: Operator, outcome: RunOutcome | None
-) -> None:
+async def test_a_run_that_was_not_committed_is_never_a_success(operator: Operator, outcome: RunOutcome | None) -> None:
     operator.daemon.moves.report = replace(example_report(outcome=outcome), error="lag did not fall")
     with pytest.raises(NotInThatState) as caught:
         await operator.run("CUTOVER")
@@ -512,9 +508,7 @@ async def test_set_changes_a_key_with_its_type(operator: Operator) -> None:
     assert general.cutover_save_config is True
     await operator.run("SET query_timeout TO DEFAULT")
     assert operator.daemon.config.general.query_timeout == 0
-    assert await operator.table("SHOW cutover_transaction_action") == [
-        {"cutover_transaction_action": "terminate"}
-    ]
+    assert await operator.table("SHOW cutover_transaction_action") == [{"cutover_transaction_action": "terminate"}]
 
 
 @pytest.mark.parametrize(
@@ -527,9 +521,7 @@ async def test_set_changes_a_key_with_its_type(operator: Operator) -> None:
         ("SET cutover_save_config = perhaps", "boolean", "Now: false."),
     ],
 )
-async def test_values_that_do_not_fit_their_key(
-    operator: Operator, text: str, detail: str, hint: str
-) -> None:
+async def test_values_that_do_not_fit_their_key(operator: Operator, text: str, detail: str, hint: str) -> None:
     before = operator.daemon.config
     with pytest.raises(InvalidValue) as caught:
         await operator.run(text)

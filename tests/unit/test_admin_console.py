@@ -164,9 +164,7 @@ async def test_a_fault_is_logged_and_the_session_goes_on(connect: Connect, daemo
         found = error_of(await client.ask("CHECK"))
     assert found["C"] == "XX000"
     assert "secret" not in str(found)
-    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == [
-        "command failed by a fault"
-    ]
+    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["command failed by a fault"]
     assert kinds(await client.ask("SELECT 1")) == "TDCZ"
 
 
@@ -192,9 +190,7 @@ async def test_logs_have_no_text_of_statements(connect: Connect) -> None:
         await client.ask("PAUSE nobody; SELECT 'hidden'")
         await client.ask("SET query_timeout = 12345")
         await client.ask("SHOW VERSION")
-    assert [
-        (entry["event"], entry["command"], entry["done"]) for entry in logs if entry["event"] == "command"
-    ] == [
+    assert [(entry["event"], entry["command"], entry["done"]) for entry in logs if entry["event"] == "command"] == [
         ("command", "PAUSE", False),
         ("command", "SET", True),
     ]
@@ -233,9 +229,7 @@ async def test_a_disconnect_undoes_a_waiting_pause(connect: Connect, daemon: Fak
     assert client.task.exception() is None
 
 
-async def test_what_was_asked_before_a_disconnect_does_not_run_after_it(
-    connect: Connect, daemon: FakeDaemon
-) -> None:
+async def test_what_was_asked_before_a_disconnect_does_not_run_after_it(connect: Connect, daemon: FakeDaemon) -> None:
     client = await connect()
     await client.until("Z")
     await paused(daemon, client)

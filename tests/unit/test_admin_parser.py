@@ -236,10 +236,7 @@ def test_every_command_of_the_design_is_listed() -> None:
         *("PAUSE", "RESUME", "DISABLE", "ENABLE", "MAINTENANCE", "RECONNECT", "KILL", "WAIT_CLOSE"),
         *("RELOAD", "SHUTDOWN", "SET"),
         *(f"SHOW {what}" for what in ("REPLICATION", "TABLE_COPIES", "CUTOVER", "CUTOVER_HISTORY", "NODES")),
-        *(
-            f"SHOW {what}"
-            for what in ("HELP", "VERSION", "DATABASES", "POOLS", "CLIENTS", "SERVERS", "USERS")
-        ),
+        *(f"SHOW {what}" for what in ("HELP", "VERSION", "DATABASES", "POOLS", "CLIENTS", "SERVERS", "USERS")),
         *(f"SHOW {what}" for what in ("LISTS", "CONFIG", "STATS", "STATS_TOTALS", "STATS_AVERAGES")),
         *("SHOW TOTALS", "SHOW STATE"),
     }

@@ -143,9 +143,7 @@ SYNC, FLUSH = messages.SYNC, messages.FLUSH
 
 
 def test_the_greeting_tells_what_drivers_look_for() -> None:
-    protocol = ConsoleProtocol(
-        session(application_name="shop", extra_float_digits="3", client_encoding="LATIN1")
-    )
+    protocol = ConsoleProtocol(session(application_name="shop", extra_float_digits="3", client_encoding="LATIN1"))
     buffer = bytearray(protocol.greeting(b"\1\2\3\4"))
     told: dict[str, str] = {}
     kinds = ""
@@ -213,9 +211,7 @@ def test_nothing_runs_where_one_statement_is_wrong() -> None:
 
 def test_the_first_error_ends_a_script_and_the_session_goes_on() -> None:
     talk = Talk()
-    talk.answers["PAUSE"] = Outcome(
-        error=NotInThatState("already suspended/paused: app", hint="RESUME ends it.")
-    )
+    talk.answers["PAUSE"] = Outcome(error=NotInThatState("already suspended/paused: app", hint="RESUME ends it."))
     heard = talk.hear(query("SELECT 1; PAUSE app; SELECT 2"))
     assert "".join(kind for kind, _ in heard) == "TDCEZ"
     assert (error_of(heard)["C"], error_of(heard)["H"]) == ("55000", "RESUME ends it.")
@@ -297,9 +293,7 @@ def test_settings_that_cannot_be(text: str, sqlstate: str) -> None:
 
 def test_discard_all_forgets_everything() -> None:
     talk = Talk()
-    talk.hear(
-        parse("s", "SHOW VERSION"), bind("s", "p"), query("BEGIN; SET application_name = x; DISCARD ALL")
-    )
+    talk.hear(parse("s", "SHOW VERSION"), bind("s", "p"), query("BEGIN; SET application_name = x; DISCARD ALL"))
     assert talk.session.prepared == {}
     assert talk.session.portals == {}
     assert talk.session.settings.reported()[0] == ("application_name", "")
@@ -320,10 +314,7 @@ def test_the_columns_are_known_before_it_runs() -> None:
 def test_no_columns_no_data() -> None:
     talk = Talk()
     talk.answers["PAUSE"] = Outcome()
-    assert (
-        talk.say(parse("", "PAUSE"), describe("S", ""), bind(), describe("P", ""), execute(""), SYNC)
-        == "1tn2nCZ"
-    )
+    assert talk.say(parse("", "PAUSE"), describe("S", ""), bind(), describe("P", ""), execute(""), SYNC) == "1tn2nCZ"
 
 
 def test_binary_and_text_columns_as_asked() -> None:
@@ -371,9 +362,7 @@ def test_a_portal_that_failed_does_not_run_again() -> None:
 
 def test_an_error_passes_over_everything_up_to_sync() -> None:
     talk = Talk()
-    heard = talk.hear(
-        parse("", "FROBNICATE"), bind(), execute(""), query("SHOW VERSION"), parse("", "PAUSE"), SYNC
-    )
+    heard = talk.hear(parse("", "FROBNICATE"), bind(), execute(""), query("SHOW VERSION"), parse("", "PAUSE"), SYNC)
     assert "".join(kind for kind, _ in heard) == "EZ"
     assert talk.ran == []
     assert talk.say(parse("", "SHOW VERSION"), bind(), execute(""), SYNC) == "12DCZ"
@@ -392,10 +381,7 @@ def test_names_that_are_unknown_or_taken() -> None:
 
 def test_close_and_deallocate() -> None:
     talk = Talk()
-    assert (
-        talk.say(parse("s", "SHOW VERSION"), close("S", "s"), close("S", "s"), close("P", "p"), SYNC)
-        == "1333Z"
-    )
+    assert talk.say(parse("s", "SHOW VERSION"), close("S", "s"), close("S", "s"), close("P", "p"), SYNC) == "1333Z"
     assert talk.say(parse("s", "SHOW VERSION"), query("DEALLOCATE s")) == "1CZ"
     assert error_of(talk.hear(query("DEALLOCATE s")))["C"] == "26000"
 
@@ -416,10 +402,7 @@ def test_a_statement_that_ends_the_transaction_completes() -> None:
 
 
 def test_an_empty_query_in_the_extended_protocol() -> None:
-    assert (
-        Talk().say(parse("", ""), describe("S", ""), bind(), describe("P", ""), execute(""), SYNC)
-        == "1tn2nIZ"
-    )
+    assert Talk().say(parse("", ""), describe("S", ""), bind(), describe("P", ""), execute(""), SYNC) == "1tn2nIZ"
 
 
 def test_one_statement_per_parse() -> None:

@@ -120,8 +120,7 @@ def test_check_config_lists_all_problems() -> None:
     assert result.stderr.splitlines() == [
         "note: c.toml can be read by every user of this machine (mode 0644); it holds passwords",
         "note: users.toml can be read by every user of this machine (mode 0644); it holds passwords",
-        "c.toml:1: admin: the section is missing; write [admin] with a password (or "
-        "password_file, or password_env)",
+        "c.toml:1: admin: the section is missing; write [admin] with a password (or password_file, or password_env)",
         "c.toml:2: general.port: must be between 1 and 65535, not 0",
         "users.toml:1: user: unknown section; did you mean [[users]]?",
         "3 problems; nothing was started or changed",

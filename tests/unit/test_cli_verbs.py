@@ -103,9 +103,7 @@ def test_the_console_knows_every_command_that_is_sent(command: str) -> None:
 
 
 def test_everything_that_show_can_show_is_within_reach() -> None:
-    shown = [
-        command.words[1] for command in COMMANDS if command.words[0] == "SHOW" and len(command.words) == 2
-    ]
+    shown = [command.words[1] for command in COMMANDS if command.words[0] == "SHOW" and len(command.words) == 2]
     assert "CUTOVER" in shown
     for what in shown:
         assert show_sentence(what.lower(), None) == sentence(f"SHOW {what}", None) == f"SHOW {what}"
@@ -119,9 +117,7 @@ def test_show_takes_one_word(console: FakeConsole, what: str) -> None:
     assert console.asked == []
 
 
-@pytest.mark.parametrize(
-    "arguments", [["maintenance"], ["maintenance", "maybe"], ["show"], ["set", "a"], ["enable"]]
-)
+@pytest.mark.parametrize("arguments", [["maintenance"], ["maintenance", "maybe"], ["show"], ["set", "a"], ["enable"]])
 def test_incomplete_commands_are_not_sent(console: FakeConsole, arguments: list[str]) -> None:
     assert run(*arguments).exit_code == 2
     assert console.asked == []
@@ -156,8 +152,7 @@ def test_defaults_and_options(console: FakeConsole) -> None:
 )
 def test_the_configuration_file_says_where(console: FakeConsole, listening: str, host: str) -> None:
     Path("c.toml").write_text(
-        f'[general]\nhost = "{listening}"\nport = 7000\n[admin]\nname = "console"\nuser = '
-        f'"root"\npassword = "pw"\n'
+        f'[general]\nhost = "{listening}"\nport = 7000\n[admin]\nname = "console"\nuser = "root"\npassword = "pw"\n'
     )
     run("reload", "--config", "c.toml")
     run("reload", "--config", "c.toml", "--port", "7001", "--password", "other")
@@ -281,12 +276,8 @@ def _answer(**column: list[str]) -> Answer:
     return Answer((name,), [{name: value} for value in values])
 
 
-@pytest.mark.parametrize(
-    ("severities", "verdict"), [([], True), (["info", "warn"], True), (["info", "block"], False)]
-)
-def test_a_check_is_a_yes_where_nothing_blocks(
-    console: FakeConsole, severities: list[str], verdict: bool
-) -> None:
+@pytest.mark.parametrize(("severities", "verdict"), [([], True), (["info", "warn"], True), (["info", "block"], False)])
+def test_a_check_is_a_yes_where_nothing_blocks(console: FakeConsole, severities: list[str], verdict: bool) -> None:
     console.answer = _answer(severity=severities)
     assert nothing_blocks(console.answer) is verdict
     result = run("check", "--json")
@@ -305,9 +296,7 @@ def test_a_check_is_a_yes_where_nothing_blocks(
         (["done", "failed"], False),
     ],
 )
-def test_a_run_is_a_yes_only_with_its_figures(
-    console: FakeConsole, statuses: list[str], verdict: bool
-) -> None:
+def test_a_run_is_a_yes_only_with_its_figures(console: FakeConsole, statuses: list[str], verdict: bool) -> None:
     console.answer = _answer(status=statuses)
     assert run_committed(console.answer) is verdict
     assert run("cutover").exit_code == run("revert").exit_code == (0 if verdict else 1)
@@ -318,9 +307,7 @@ def test_a_run_is_a_yes_only_with_its_figures(
 
 def test_a_pipe_gets_whole_lines_and_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     long = "x" * 500 + " [red]end[/red]"
-    output.print_rows(
-        ("finding", "n", "yes", "none"), [{"finding": long, "n": 1.5, "yes": True, "none": None}]
-    )
+    output.print_rows(("finding", "n", "yes", "none"), [{"finding": long, "n": 1.5, "yes": True, "none": None}])
     printed = capsys.readouterr().out
     assert f"{long}   1.5   yes" in printed
     assert "\x1b" not in printed

@@ -64,10 +64,7 @@ def _load(folder: Path, text: str) -> Config:
 def _problems(folder: Path, text: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         _load(folder, text)
-    return [
-        str(p).removeprefix(f"{folder}/pgcutover.toml:").replace(str(folder), "F")
-        for p in caught.value.problems
-    ]
+    return [str(p).removeprefix(f"{folder}/pgcutover.toml:").replace(str(folder), "F") for p in caught.value.problems]
 
 
 def test_relative_paths_start_at_the_configuration_file(folder: Path) -> None:
@@ -89,8 +86,7 @@ def test_relative_paths_start_at_the_configuration_file(folder: Path) -> None:
     [
         (
             ['client_tls_sslmode = "require"'],
-            '2: general.client_tls_sslmode: "require" needs our certificate: set '
-            "tls_certificate and tls_private_key",
+            '2: general.client_tls_sslmode: "require" needs our certificate: set tls_certificate and tls_private_key',
         ),
         (['tls_certificate = "server.crt"'], "2: general.tls_certificate: needs tls_private_key as well"),
         (['tls_private_key = "server.key"'], "2: general.tls_private_key: needs tls_certificate as well"),
@@ -122,8 +118,7 @@ def test_relative_paths_start_at_the_configuration_file(folder: Path) -> None:
         ),
         (
             ['tls_certificate = "server.crt"', 'tls_private_key = "locked.key"'],
-            "3: general.tls_private_key: F/locked.key cannot be used; a key with a "
-            "passphrase is not supported",
+            "3: general.tls_private_key: F/locked.key cannot be used; a key with a passphrase is not supported",
         ),
         (
             ['tls_certificate = "junk"', 'tls_private_key = "server.key"'],

@@ -152,8 +152,7 @@ def test_a_problem_says_where_and_what() -> None:
         ("host = []", "general.host: must be a string in quotes, not an array"),
         (
             'pooler_mode = "sesion"',
-            'general.pooler_mode: must be "session" or "transaction", not the string "sesion"; '
-            'did you mean "session"?',
+            'general.pooler_mode: must be "session" or "transaction", not the string "sesion"; did you mean "session"?',
         ),
         (
             'log_level = "trace"',
@@ -184,8 +183,7 @@ def test_one_bad_key_of_general(line: str, expected: str) -> None:
         (
             'host = "10.0.0.5"\n',
             "",
-            "pgcutover.toml:10: databases.app.host: is missing: host name, address, or "
-            "folder of a Unix socket",
+            "pgcutover.toml:10: databases.app.host: is missing: host name, address, or folder of a Unix socket",
         ),
         ('host = "10.0.0.5"\n', 'host = ""\n', "pgcutover.toml:12: databases.app.host: must not be empty"),
         (
@@ -197,8 +195,7 @@ def test_one_bad_key_of_general(line: str, expected: str) -> None:
         (
             'host = "10.0.0.5"\n',
             'host = "h"\ndbname = "x"\n',
-            "pgcutover.toml:13: databases.app.dbname: unknown key in [[databases]]; did "
-            'you mean "database_name"?',
+            'pgcutover.toml:13: databases.app.dbname: unknown key in [[databases]]; did you mean "database_name"?',
         ),
         (
             'host = "10.0.0.5"\n',
@@ -215,8 +212,7 @@ def test_one_bad_key_of_general(line: str, expected: str) -> None:
         (
             'user = "replicator"\n',
             "",
-            "pgcutover.toml:19: cutover.app.user: is missing: replicates and administers; "
-            "in users.toml for both",
+            "pgcutover.toml:19: cutover.app.user: is missing: replicates and administers; in users.toml for both",
         ),
         (
             "port = 8432",
@@ -255,8 +251,7 @@ def test_one_bad_key_elsewhere(old: str, new: str, expected: str) -> None:
         ("[[users]]", "users: belongs in the users file"),
         (
             "[zzz]",
-            "zzz: unknown section; there is [general], [admin], [http], [replication], "
-            "[[databases]] and [[cutover]]",
+            "zzz: unknown section; there is [general], [admin], [http], [replication], [[databases]] and [[cutover]]",
         ),
         (
             "[[replication]]",
@@ -341,9 +336,7 @@ def test_a_file_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_syntax_errors_of_both_files_at_once() -> None:
     found = problems("[general]\nport 6432\n", '[[users]]\nname = "x\n')
     assert [line.partition(": ")[0] for line in found] == ["pgcutover.toml:2", "users.toml:2"]
-    assert (
-        found[0] == "pgcutover.toml:2: is not TOML: expected '=' after a key in a key/value pair at column 6"
-    )
+    assert found[0] == "pgcutover.toml:2: is not TOML: expected '=' after a key in a key/value pair at column 6"
 
 
 def test_a_syntax_error_at_the_end() -> None:
@@ -351,9 +344,7 @@ def test_a_syntax_error_at_the_end() -> None:
 
 
 def test_a_key_given_twice_is_a_syntax_error_with_its_line() -> None:
-    assert problems(replaced(CONFIG, "port = 6432", "port = 6432\nport = 6433"))[0].startswith(
-        "pgcutover.toml:3: "
-    )
+    assert problems(replaced(CONFIG, "port = 6432", "port = 6432\nport = 6433"))[0].startswith("pgcutover.toml:3: ")
 
 
 def test_numbers_and_nesting_beyond_reason_are_problems_too() -> None:
@@ -425,8 +416,7 @@ def test_a_password_file_is_looked_for_beside_the_configuration(
         ('password_fil = "x"', 'admin.password_fil: unknown key in [admin]; did you mean "password_file"?'),
         (
             'password = "SCRAM-SHA-256$4096:abc"',
-            "admin.password: the password starts like a SCRAM-SHA-256 verifier but is not "
-            "a whole one; copy it again",
+            "admin.password: the password starts like a SCRAM-SHA-256 verifier but is not a whole one; copy it again",
         ),
     ],
 )
@@ -438,9 +428,7 @@ def test_problems_with_secrets(tmp_path: Path, lines: str, expected: str) -> Non
 
 
 def test_no_secret_is_ever_in_a_problem() -> None:
-    config = CONFIG.replace(
-        'password = "admin-secret"', 'passwort = "hunter2"\npassword = "SCRAM-SHA-256$hunter2"'
-    )
+    config = CONFIG.replace('password = "admin-secret"', 'passwort = "hunter2"\npassword = "SCRAM-SHA-256$hunter2"')
     users = USERS.replace('password = "r"', 'password = "hunter2"\nserver_password = ["hunter2"]')
     users += '[[users]]\nname = "x"\nserver_pasword = "hunter2"\npassword = 1\n'
     assert "hunter2" not in "\n".join(problems(config, users))
@@ -452,16 +440,13 @@ def test_no_secret_is_ever_in_a_problem() -> None:
 def test_two_databases_of_one_name() -> None:
     config = replaced(CONFIG, "[[cutover]]", '[[databases]]\nname = "app"\nhost = "x"\n\n[[cutover]]')
     assert problems(config) == [
-        'pgcutover.toml:20: databases.app.name: there are two databases called "app"; the '
-        "other one is at line 10"
+        'pgcutover.toml:20: databases.app.name: there are two databases called "app"; the other one is at line 10'
     ]
 
 
 def test_a_database_called_like_the_admin_database() -> None:
     config = replaced(CONFIG, "[[cutover]]", '[[databases]]\nname = "admin"\nhost = "x"\n\n[[cutover]]')
-    expected = (
-        'databases.admin.name: "admin" is the name of the admin database; rename one of them ([admin] name)'
-    )
+    expected = 'databases.admin.name: "admin" is the name of the admin database; rename one of them ([admin] name)'
     assert problems(config) == [f"pgcutover.toml:20: {expected}"]
     renamed = load_text(replaced(config, "[admin]", '[admin]\nname = "console"'))
     assert renamed.database("admin") is not None
@@ -474,20 +459,17 @@ def test_users_of_unknown_databases() -> None:
         '[[users]]\nname = "bob"\ndatabase = "admin"\npassword = "b"\n'
     )
     assert problems(users=users) == [
-        'users.toml:22: users.bob@ap.database: there is no database "ap" in [[databases]]; '
-        'did you mean "app"?',
+        'users.toml:22: users.bob@ap.database: there is no database "ap" in [[databases]]; did you mean "app"?',
         'users.toml:26: users.bob@zzzzzz.database: there is no database "zzzzzz" in [[databases]]; '
         "there is: app, app_next",
-        'users.toml:30: users.bob@admin.database: "admin" is the admin database; '
-        "its user and password are in [admin]",
+        'users.toml:30: users.bob@admin.database: "admin" is the admin database; its user and password are in [admin]',
     ]
 
 
 def test_a_user_given_twice() -> None:
     users = f'{USERS}[[users]]\nname = "alice"\ndatabase = "app"\npassword = "other"\n'
     assert problems(users=users) == [
-        'users.toml:21: users.alice@app.name: user "alice" has two entries for "app"; the '
-        "other one is at line 1"
+        'users.toml:21: users.alice@app.name: user "alice" has two entries for "app"; the other one is at line 1'
     ]
 
 
@@ -691,9 +673,7 @@ def test_the_console_needs_two_sections_only() -> None:
     )
     general, admin = load_console("c.toml", {"P": "secret"})
     assert (general.port, admin.password.get_secret_value()) == (7000, "secret")
-    with pytest.raises(
-        ConfigError, match=r"c.toml:5: admin.password_env: the environment variable P is not set"
-    ):
+    with pytest.raises(ConfigError, match=r"c.toml:5: admin.password_env: the environment variable P is not set"):
         load_console("c.toml", {})
     with pytest.raises(ConfigError, match="there is no such file"):
         load_console("nope.toml", {})

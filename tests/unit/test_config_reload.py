@@ -53,9 +53,7 @@ def test_no_difference() -> None:
 def test_one_setting(section: str, values: dict[str, Any], change: Change) -> None:
     new = _with(section, **values)
     assert difference(BASE, new) == [change]
-    assert [problem.key for problem in reloadable(BASE, new)] == (
-        [change.key] if change.effect == "restart" else []
-    )
+    assert [problem.key for problem in reloadable(BASE, new)] == ([change.key] if change.effect == "restart" else [])
 
 
 def test_http_that_comes_or_goes_needs_a_restart() -> None:

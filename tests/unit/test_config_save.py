@@ -218,9 +218,7 @@ def test_files_that_show_the_swap_already_are_left_alone(files: tuple[Path, Path
         ('"shop"', '"market"', '"app_next" is 10.0.0.9:5432/shop in the file and was 10.0.0.9:5432/market'),
     ],
 )
-def test_files_edited_in_the_meantime_are_left_alone(
-    files: tuple[Path, Path], old: str, new: str, reason: str
-) -> None:
+def test_files_edited_in_the_meantime_are_left_alone(files: tuple[Path, Path], old: str, new: str, reason: str) -> None:
     running = load_texts(*_names(CONFIG.replace(old, new), USERS), ENVIRON)
     result = _save(files, running.swapped("app", "app_next"))
     assert not result.saved
@@ -261,9 +259,7 @@ def test_a_missing_file_is_a_warning(tmp_path: Path) -> None:
     assert "a.toml: there is no such file" in result.warnings[0]
 
 
-def test_a_file_changed_while_it_is_being_saved(
-    files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_changed_while_it_is_being_saved(files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     prepare = save._prepare
 
     def edit_meanwhile(file: save._File, target: Path, text: str, warnings: list[str]) -> str:
@@ -306,9 +302,7 @@ def test_a_failing_disk_is_a_warning_and_both_files_agree(
     assert result.saved or count >= failing
 
 
-def test_half_a_rename_that_cannot_be_undone_is_told(
-    files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_half_a_rename_that_cannot_be_undone_is_told(files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.replace
 
     def fail(source: str, target: Path) -> None:
@@ -329,9 +323,7 @@ def test_half_a_rename_that_cannot_be_undone_is_told(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs another owner")
-def test_an_owner_that_cannot_be_kept_is_told(
-    files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_owner_that_cannot_be_kept_is_told(files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     os.chown(files[0], 1234, 2345)
 
     def refuse(descriptor: int, uid: int, gid: int) -> None:
@@ -363,9 +355,7 @@ _quotes: st.SearchStrategy[Callable[[str], str]] = st.sampled_from(
 _comments = st.sampled_from(["", "  # app", ' # "app_next" ] }', "\t# [[databases]]"])
 _gaps = st.sampled_from(["", "\n", "# app = app_next\n", "\n# [[users]]\n\n"])
 _key_quotes = st.sampled_from(["{}", '"{}"', "'{}'", " {} "])
-_names_of_databases = st.sampled_from(
-    [("app", "app_next"), ("a.b", "c d"), ('quo"te', "ü"), ("x", "back\\slash")]
-)
+_names_of_databases = st.sampled_from([("app", "app_next"), ("a.b", "c d"), ('quo"te', "ü"), ("x", "back\\slash")])
 
 
 @st.composite
@@ -389,9 +379,7 @@ def _table(draw: st.DrawFn, section: str, keys: list[tuple[str, str | int]], *, 
 
 
 @st.composite
-def _section(
-    draw: st.DrawFn, section: str, entries: list[list[tuple[str, str | int]]]
-) -> tuple[bool, list[str]]:
+def _section(draw: st.DrawFn, section: str, entries: list[list[tuple[str, str | int]]]) -> tuple[bool, list[str]]:
     inline = draw(st.booleans())
     return inline, [draw(_table(section, entry, inline=inline)) for entry in entries]
 

@@ -45,9 +45,7 @@ def test_what_init_writes_loads() -> None:
 
 
 @pytest.mark.parametrize(("text", "section", "field"), ALL_KEYS, ids=lambda v: getattr(v, "name", ""))
-def test_every_key_is_there_with_description_and_default(
-    text: str, section: SectionSpec, field: FieldSpec
-) -> None:
+def test_every_key_is_there_with_description_and_default(text: str, section: SectionSpec, field: FieldSpec) -> None:
     block = _block(text, section)
     found = re.search(rf"((?:^# .*\n)+?)^(?:# )?{field.name} = (.*)$", block, re.MULTILINE)
     assert found is not None

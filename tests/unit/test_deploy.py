@@ -88,9 +88,7 @@ def test_the_image_runs_the_same_command_as_nobody_special() -> None:
         "FROM python:3.12-slim",
     ]
     assert "USER 6432:6432" in lines
-    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"][
-        "wheel"
-    ]
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     copied = {line.split()[1] for line in lines if line.startswith("COPY ") and len(line.split()) == 3}
     assert set(packages["packages"]) == copied - {"--from=build"}
     kept = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
@@ -108,7 +106,4 @@ def test_the_compose_file_refers_to_files_that_exist() -> None:
     config = load(DEPLOY / "demo" / "pgcutover.toml", DEPLOY / "demo" / "users.toml")
     services = re.findall(r"^  (\w+):$", text, flags=re.MULTILINE)
     assert {database.host for database in config.databases} <= set(services)
-    assert (
-        f"{config.admin.user}:{config.admin.password.get_secret_value()}@pgcutover:6432/{config.admin.name}"
-        in text
-    )
+    assert f"{config.admin.user}:{config.admin.password.get_secret_value()}@pgcutover:6432/{config.admin.name}" in text

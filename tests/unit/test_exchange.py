@@ -24,15 +24,20 @@ from tests.support.conversation import (
     function_call,
     prepare,
 )
+from tests.support.model_backend import ERROR
 
 WORDS = st.sampled_from(["ok", "set", "notice", "error", "parse_error", "copyout", ""])
 SEEDS = st.integers(0, 2**32)
 Steps = list[bytes | str | None]
 
 
+def _steps(*steps: bytes | str | None) -> Steps:
+    return list(steps)
+
+
 def _queries() -> st.SearchStrategy[Steps]:
     several = st.lists(WORDS, min_size=1, max_size=3).map("; ".join)
-    return several.map(lambda text: [messages.query(text)])
+    return several.map(lambda text: _steps(messages.query(text)))
 
 
 def _batches(*, ends: bytes = messages.SYNC) -> st.SearchStrategy[Steps]:
@@ -158,6 +163,20 @@ def test_a_copy_that_fails_before_it_reads(steps: Steps, seed: int) -> None:
         assert wire.nothing_runs or not wire.exchange.quiet
     assert wire.truly_quiet
     assert wire.exchange.quiet
+
+
+def test_a_stray_ready_does_not_answer_the_next_request() -> None:
+    exchange = Heard().exchange()
+    exchange.client(extended("copyin_early"))
+    exchange.server(messages.PARSE_COMPLETE + messages.BIND_COMPLETE + messages.NO_DATA + message(ord("G"), b"\0\0\0"))
+    exchange.server(ERROR)
+    exchange.client(COPY_ROWS + COPY_IS_DONE + messages.SYNC + messages.query("ok") + messages.query("ok"))
+    ready = messages.ready_for_query()
+    for answer in (ready, ready, messages.command_complete("SELECT 1") + ready, messages.command_complete("SELECT 1")):
+        exchange.server(answer)
+        assert not exchange.quiet
+    exchange.server(ready)
+    assert exchange.quiet
 
 
 @settings(max_examples=200, deadline=None)

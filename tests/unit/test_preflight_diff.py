@@ -42,9 +42,7 @@ def test_a_column_that_fills_itself_may_be_extra_for_applying() -> None:
     for extra in ({"default": "1"}, {"identity": "always"}, {"generated": "a + 1"}):
         wider = _table(_column("a"), _column("b", not_null=True, **extra))
         assert _severities(_table(_column("a")), wider) == []
-    assert _severities(_table(_column("a")), _table(_column("a"), _column("b", not_null=True))) == [
-        (BLOCK, "b")
-    ]
+    assert _severities(_table(_column("a")), _table(_column("a"), _column("b", not_null=True))) == [(BLOCK, "b")]
 
 
 def test_one_column_can_differ_in_several_ways() -> None:
@@ -66,9 +64,7 @@ def test_unique_keys_are_compared_by_what_they_keep_unique() -> None:
 
 
 def test_only_what_keeps_wrong_rows_out_blocks() -> None:
-    table = _table(
-        exclusions=frozenset({"EXCLUDE"}), constraints=frozenset({"CHECK"}), indexes=frozenset({"INDEX"})
-    )
+    table = _table(exclusions=frozenset({"EXCLUDE"}), constraints=frozenset({"CHECK"}), indexes=frozenset({"INDEX"}))
     assert list(missing_constraints(table, _table())) == [
         (BLOCK, "EXCLUDE"),
         (WARN, "CHECK"),

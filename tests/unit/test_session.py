@@ -56,7 +56,7 @@ def test_a_stray_ready_is_the_clients_even_while_we_ask(steps: Steps, seed: int)
 
 def test_the_schedules_do_meddle() -> None:
     """The property above would say nothing if nobody ever asked, stopped or swapped."""
-    steps: Steps = [extended("ok"), messages.query("set"), None, prepare("ok", "s"), None] * 10
+    steps: Steps = [extended("ok"), messages.query("set"), None, prepare("ok", "s"), None] * 20
     relay = asyncio.run(_transparent(steps, 7, swaps=True))
     assert relay.swaps > 3
     assert relay.asked > 3
@@ -136,7 +136,9 @@ async def test_terminate_while_held_ends_the_session(bench: Bench) -> None:
     assert bench.session.ended
 
 
-@pytest.mark.parametrize("request_bytes", [messages.query("a"), extended("a"), messages.SYNC])
+@pytest.mark.parametrize(
+    "request_bytes", [messages.query("a"), extended("a"), messages.SYNC], ids=["query", "extended", "sync"]
+)
 async def test_cancel_of_a_held_request(bench: Bench, request_bytes: bytes) -> None:
     bench.session.stop()
     bench.side.data_received(request_bytes + messages.query("next"))
@@ -217,6 +219,20 @@ async def test_a_stray_ready_before_our_answer(bench: Bench) -> None:
     bench.link.data_received(READY + OURS + messages.command_complete("SELECT 1") + READY)
     assert await asking == [[b"x"]]
     assert bench.client.take() == READY
+
+
+async def test_a_question_that_was_given_up_still_comes_first(bench: Bench) -> None:
+    asking = await _ask(bench)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    bench.server.take()
+    bench.session.slow = True
+    bench.side.data_received(messages.query("one"))
+    assert bench.server.take() == b"", "its answer would be taken for ours"
+    bench.link.data_received(OURS + messages.command_complete("SELECT 1") + READY)
+    assert bench.client.take() == b""
+    assert bench.server.take() == messages.query("one")
 
 
 async def test_an_answer_comes_although_the_client_reads_slowly(bench: Bench) -> None:
@@ -352,8 +368,22 @@ def _clean(session: Session) -> None:
         (extended("x" * 300_000), ANSWER, True, True),
         (b"", messages.parameter_status("TimeZone", "UTC"), True, False),
     ],
+    ids=[
+        "select",
+        "set",
+        "advisory lock",
+        "unnamed",
+        "unnamed set_config",
+        "named",
+        "named set_config",
+        "query too long to see",
+        "parse too long to see",
+        "parameter",
+    ],
 )
-async def test_what_may_have_changed_a_session(bench: Bench, sent: bytes, came: bytes, dirty: bool, sticky: bool) -> None:
+async def test_what_may_have_changed_a_session(
+    bench: Bench, sent: bytes, came: bytes, dirty: bool, sticky: bool
+) -> None:
     _clean(bench.session)
     for at in range(0, len(sent), 50_000):
         bench.side.data_received(sent[at : at + 50_000])
@@ -364,7 +394,9 @@ async def test_what_may_have_changed_a_session(bench: Bench, sent: bytes, came: 
 
 
 async def test_a_set_whose_text_was_too_long_to_see(bench: Bench) -> None:
-    bench.side.data_received(messages.query("SET a.b = 1;" + " " * 300_000))
+    text = messages.query("SET a.b = 1;" + " " * 300_000)
+    bench.side.data_received(text[:100_000])
+    bench.side.data_received(text[100_000:])
     bench.link.data_received(messages.command_complete("SET") + READY)
     assert bench.session.opaque_names
 
@@ -413,4 +445,3 @@ async def test_copy_data_of_a_draining_session_pass(bench: Bench) -> None:
     bench.side.data_received(rest + messages.query("next"))
     assert bench.server.take() == rest
     assert bytes(bench.session.held) == messages.query("next")
-
