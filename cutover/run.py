@@ -164,6 +164,8 @@ class Run:
             self.run.pair.unfinished, self.run.pair.unfinished_why = True, str(error)
         finally:
             self.run.pair.live = None
+            if self.run.lock_keeper is not None:
+                await self.run.lock_keeper.close()
 
     async def _finish(self) -> None:
         if self.run.record is None:

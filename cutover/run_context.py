@@ -82,6 +82,7 @@ class RunContext:
         self.report = RunReport(str(self.run_id), kind, self.source_name, self.destination_name, datetime.now(UTC))
         self.log = log.bind(run=str(self.run_id), pair=pair.name, kind=kind.value)
         self.sessions: Sessions | None = None
+        self.lock_keeper: ControlSession | None = None  # holds the run lock until a committed run is finished
         self.raising: asyncio.Task[None] | None = None
         self.record: decision.RunRecord | None = None
         self.marker = time.time_ns() // 1000
@@ -108,7 +109,9 @@ class RunContext:
             self.sessions = Sessions(*opened)
             yield self.sessions
         finally:
-            await asyncio.gather(*(session.close() for session in opened))
+            if self.phase is Phase.COMMITTED and self.sessions is not None:
+                self.lock_keeper = self.sessions.destination
+            await asyncio.gather(*(session.close() for session in opened if session is not self.lock_keeper))
 
     @contextlib.asynccontextmanager
     async def step(self, name: str) -> AsyncIterator[list[str]]:

@@ -287,26 +287,26 @@ class Moves:
                     pair.unfinished_why = f"run {record.run_id} is under way in another process"
                     return False
                 outcome = await decision.abort(run_destination, record.run_id)
-        except (ControlUnavailable, StatementFailed) as error:
-            pair.unfinished_why = str(error)
-            return False
-        report = report_from_json(record.report) if record.report else None
-        if outcome is decision.Outcome.COMMITTED:
-            # The run's destination serves now, so it is this pair's source.
-            try:
-                await finish_committed(record, pair.destination, pair.source, _just_do)
-            except (ControlUnavailable, StatementFailed, ReplicationError, NotFinished) as error:
-                log.warning("finish_incomplete", pair=pair.name, run=str(record.run_id), error=str(error))
-                pair.unfinished_why = str(error)
-                return False
-            problems = await save_outcome(record.run_id, outcome, report, (pair.source, pair.destination), done=True)
-        elif here.uuid == record.source_uuid:
-            problems = await clean_up_aborted(record, record.run_id, report, pair.source, pair.destination, {})
-        else:
-            # A later run went the same way, so what this one made is gone, or is that one's now.
-            problems = await save_outcome(record.run_id, outcome, report, (pair.source, pair.destination), done=True)
+                problems = await self._finish_decided(pair, record, outcome, moved_on=here.uuid != record.source_uuid)
+        except (ControlUnavailable, StatementFailed, ReplicationError, NotFinished) as error:
+            log.warning("finish_incomplete", pair=pair.name, run=str(record.run_id), error=str(error))
+            problems = [str(error)]
         pair.unfinished_why = "; ".join(problems)
         return not problems
+
+    @staticmethod
+    async def _finish_decided(
+        pair: Pair, record: decision.RunRecord, outcome: decision.Outcome, *, moved_on: bool
+    ) -> list[str]:
+        """What could not be done, in words. `moved_on`: the run's source does not serve any more."""
+        report = report_from_json(record.report) if record.report else None
+        if outcome is not decision.Outcome.COMMITTED and not moved_on:
+            return await clean_up_aborted(record, record.run_id, report, pair.source, pair.destination, {})
+        if outcome is decision.Outcome.COMMITTED:
+            # The run's destination serves now, so it is this pair's source.
+            await finish_committed(record, pair.destination, pair.source, _just_do)
+        # What a run made that was aborted before a later one went the same way is gone, or is that one's now.
+        return await save_outcome(record.run_id, outcome, report, (pair.source, pair.destination), done=True)
 
     def link_token(self, database: str) -> object:
         """What was last read of a side's record; a link is good only if it still holds after the login."""
@@ -453,10 +453,10 @@ class Moves:
         verdict = await pair.look()  # another process may have made a run
         if not isinstance(verdict, recovery.Serve):
             pair.unfinished = True
-            live = (
-                f"run {verdict.run_id} is under way in another process" if isinstance(verdict, recovery.Resolve) else ""
-            )
-            why = live or verdict.why
+            if isinstance(verdict, recovery.Resolve):
+                why = f"run {verdict.run_id} is under way in another process"
+            else:
+                why = verdict.why
             again = "It is looked at again every second; SHOW CUTOVER; tells what is known."
             raise MoveError(f"cannot {kind.value}: {why}", hint=again)
         await self._serve(pair, verdict)

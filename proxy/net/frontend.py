@@ -74,7 +74,7 @@ class Frontend:
         self._ids = itertools.count(1)
         self._link_ids = itertools.count(1)
         self._notices: set[asyncio.Task[None]] = set()
-        self._cancels: set[asyncio.Task[bool]] = set()
+        self._cancels: set[asyncio.Task[Any]] = set()
 
     # -- the way in ------------------------------------------------------------------------------------------
 

@@ -172,7 +172,8 @@ class Link(asyncio.Protocol):
             close_within(self.transport, LINGER_S)
 
     def abandon(self) -> None:
-        """Say goodbye to a backend that is still working, and wait for it to leave (`left`). What it says is dropped."""
+        """Say goodbye to a backend that is still working, and wait for it to leave (`left`). What it still says is
+        dropped."""
         self.closed = True
         self.session = None
         if not self.lost:

@@ -338,7 +338,7 @@ async def test_a_leader_that_dies(pair: Pair, tmp_path: Path) -> None:
     """Nobody restarts it. The other daemon settles what it left open."""
     stop = Stop(tmp_path, "arrival")
     stop.shut()
-    async with two_daemons(pair, tmp_path, stop.failpoint, cutover_max_pause=60_000) as both:
+    async with two_daemons(pair, tmp_path, stop.failpoint, patience_ms=20_000, cutover_max_pause=60_000) as both:
         run = asyncio.create_task(both.one.command("CUTOVER", 60))
         await stop.reached(both.one)
         both.one.kill()
