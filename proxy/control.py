@@ -271,8 +271,13 @@ class RunHold:
         return [s.link.backend_pid for s in self.route.sessions if not s.link.lost]
 
     def still_pids(self) -> list[int]:
-        """Those whose backends must be idle once all sessions are quiet: not the ones that we are asking just now."""
-        return [s.link.backend_pid for s in self.route.sessions if not s.link.lost and s.link.free and not s.asking]
+        """Those whose backends must be idle once all sessions are quiet: not the ones that `refresh` asks, whose
+        answers say the same."""
+        return [
+            s.link.backend_pid
+            for s in self.route.sessions
+            if s.link.free and not s.asking and not (self.takeover is not None and self.takeover.asks(s))
+        ]
 
     def lost_links(self) -> int:
         return sum(1 for s in self.route.sessions if s.link.lost)

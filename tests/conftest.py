@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -46,29 +49,31 @@ SETTINGS_18 = {"max_active_replication_origins": "60"}
 _numbers = itertools.count(1)
 
 
-def _server(major: int, factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+def _server(major: int) -> Iterator[EmbeddedPostgres]:
+    """Not below pytest's own folder: another pytest that starts meanwhile shuts other accounts out of that one, and
+    may even remove the folders of earlier ones."""
     settings = {**SETTINGS, **(SETTINGS_18 if major >= 18 else {})}
-    server = EmbeddedPostgres(
-        major, factory.mktemp(f"pg{major}"), settings=settings, hba=HBA, password=SUPERUSER_PASSWORD
-    )
+    directory = Path(tempfile.mkdtemp(prefix=f"pgcutover-pg{major}-"))
+    server = EmbeddedPostgres(major, directory, settings=settings, hba=HBA, password=SUPERUSER_PASSWORD)
     server.create()
     server.start()
     try:
         yield server
     finally:
         server.remove()
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
-def pg16(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+def pg16() -> Iterator[EmbeddedPostgres]:
     """PostgreSQL 16, shared by the whole session. A test that hurts it must start it again."""
-    yield from _server(16, tmp_path_factory)
+    yield from _server(16)
 
 
 @pytest.fixture(scope="session")
-def pg18(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+def pg18() -> Iterator[EmbeddedPostgres]:
     """PostgreSQL 18, shared by the whole session. A test that hurts it must start it again."""
-    yield from _server(18, tmp_path_factory)
+    yield from _server(18)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .session import Session
 
 _DATA_ROW, _READY, _ERROR, _NOTIFICATION, _PARAMETER_STATUS, _NOTICE = 0x44, 0x5A, 0x45, 0x41, 0x53, 0x4E
-_BUSY_IDLE = 0x49
+_IDLE = 0x49
 
 
 @dataclass(slots=True)
@@ -32,6 +32,7 @@ class Answer:
     """What came back for one Sync: rows, or the error's fields."""
 
     rows: list[list[bytes | None]] = field(default_factory=list)
+    status: int = _IDLE
     error: dict[str, bytes] | None = None
     raw_error: bytes = b""
 
@@ -221,6 +222,7 @@ class Link(asyncio.Protocol):
         (answer,) = await self._send(message, 1, timeout_s)
         if answer.error is not None:
             raise ServerUnreachable(answer.error_text)
+        _check_idle(answer)
         return answer.rows
 
     async def run_items(self, items: Sequence[Item], timeout_s: float) -> list[Answer]:
@@ -231,7 +233,8 @@ class Link(asyncio.Protocol):
 
     async def catch_up(self, timeout_s: float) -> None:
         """What the server has to say of itself by now, notifications above all, has come. Raises LinkLost."""
-        await self._send(_NOTHING, 1, timeout_s)
+        (answer,) = await self._send(_NOTHING, 1, timeout_s)
+        _check_idle(answer)
 
     def end_batch(self, then: Callable[[], None]) -> None:
         """Send a Sync of our own; `then` is called when it is answered. The link must be free."""
@@ -320,6 +323,7 @@ class Link(asyncio.Protocol):
             if batch.current.error.get("V", b"") == b"FATAL" and self.session is not None:
                 self.session.farewell(whole)
         elif kind == _READY:
+            batch.current.status = body[0] if body else 0
             batch.answers.append(batch.current)
             batch.current = Answer()
             if len(batch.answers) == batch.expected:
@@ -358,6 +362,12 @@ class Link(asyncio.Protocol):
             if data[0] == _PARAMETER_STATUS:
                 self.session.parameter_told(data[5:])
             self.session.client_transport.write(data)
+
+
+def _check_idle(answer: Answer) -> None:
+    """A backend in a transaction has been asked in the middle of something: its session must not be moved."""
+    if answer.status != _IDLE:
+        raise ServerUnreachable("the server is in a transaction")
 
 
 def _encode(item: Item) -> bytes:

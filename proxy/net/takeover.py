@@ -213,12 +213,18 @@ class Takeover:
                 raise CannotReplay(f"{item.what}: {answer.error_text}")
         session.twin_state = state
 
+    @staticmethod
+    def asks(session: Session) -> bool:
+        """Whether `refresh` has something to say to this session's old link."""
+        moves = not session.ended and session.twin is not None
+        return moves and bool(session.dirty or session.sticky or session.twin_state.channels)
+
     async def refresh(self, sessions: Iterable[Session], timeout_s: float) -> int:
         """Inside the pause: carry over what may have changed since. Every session is quiet. Returns how many
         had to be asked."""
-        present = [s for s in sessions if not s.ended and s.twin is not None]
+        present = [s for s in sessions if self.asks(s)]
         changed = [s for s in present if s.dirty or s.sticky]
-        listening = [s for s in present if s.twin_state.channels and not (s.dirty or s.sticky)]
+        listening = [s for s in present if not (s.dirty or s.sticky)]
         for session in (*changed, *listening):
             session.asking = True
         try:

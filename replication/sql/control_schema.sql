@@ -288,8 +288,10 @@ END $$;
 
 -- What a leader that gives up, and whoever recovers, calls on the destination: the answer is the outcome.
 -- The update waits for a commit that is under way; the outcome is read afterwards, with a new snapshot.
+-- It waits for a moment only: a commit may hang for long (a standby that does not answer), whoever asks asks again,
+-- and the backends of askers that went away would pile up behind it.
 CREATE OR REPLACE FUNCTION pgcutover.abort_run(p_run uuid) RETURNS text
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET lock_timeout = '1500ms' AS $$
 DECLARE
     verdict text;
 BEGIN

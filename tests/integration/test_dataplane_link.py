@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
+import pytest
+
+from proxy.net import frontend
 from proxy.net.link import Link
 from proxy.net.link_login import LinkTarget, OpenedLink
 from proxy.net.session import Session
@@ -16,6 +19,7 @@ class Transport:
 
     def __init__(self) -> None:
         self.written = b""
+        self.aborted = False
 
     def write(self, data: bytes) -> None:
         self.written += data
@@ -23,6 +27,9 @@ class Transport:
     def set_protocol(self, _protocol: object) -> None: ...
 
     def resume_reading(self) -> None: ...
+
+    def abort(self) -> None:
+        self.aborted = True
 
 
 class Listening:
@@ -95,3 +102,37 @@ async def test_what_came_early_is_kept_for_a_client_on_its_way() -> None:
     found.data_received(ZONE + STYLE[:6])
     found.data_received(STYLE[6:])
     assert found.opened_leftover == ZONE + STYLE
+
+
+async def test_an_orphan_is_cancelled_until_it_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backend ignores a request to cancel what it has not begun to read yet."""
+    sent: list[tuple[int, bytes]] = []
+    orphan = link()
+    orphan.abandon()
+
+    async def send_cancel(_target: LinkTarget, pid: int, key: bytes, _timeout_s: float) -> bool:
+        sent.append((pid, key))
+        orphan.data_received(messages.data_row(["nobody", "reads", "this"]))
+        if len(sent) == 3:
+            asyncio.get_running_loop().call_soon(orphan.connection_lost, None)
+        return True
+
+    monkeypatch.setattr(frontend, "send_cancel", send_cancel)
+    monkeypatch.setattr(frontend, "ORPHAN_PATIENCE_S", (0.01, 0.01, 5.0, 5.0))
+    async with asyncio.timeout(3):
+        await frontend._cancel_orphan(orphan)
+    assert sent == [(1, b"key")] * 3
+    assert cast("Transport", orphan.transport).written == messages.TERMINATE
+
+
+async def test_an_orphan_that_stays_is_left_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def send_cancel(*_arguments: object) -> bool:
+        return False
+
+    monkeypatch.setattr(frontend, "send_cancel", send_cancel)
+    monkeypatch.setattr(frontend, "ORPHAN_PATIENCE_S", (0.01, 0.01))
+    orphan = link()
+    orphan.abandon()
+    async with asyncio.timeout(3):
+        await frontend._cancel_orphan(orphan)
+    assert cast("Transport", orphan.transport).aborted

@@ -154,8 +154,10 @@ async def test_p05c_an_error_since_the_copy(pair: Pair) -> None:
     async def reported() -> list[Finding]:
         return blocks(await check(context, "P05c"))
 
-    findings = await eventually(reported, "the error to be counted")
-    assert any("apply_error_count rose by" in f.finding for f in findings)
+    await eventually(reported, "the conflict to be counted")
+    # The error itself may as well be a connection that was lost.
+    errors = [f for f in await check(context, "P05c") if "apply_error_count rose by" in f.finding]
+    assert [f.severity for f in errors] == [WARN]
     # With the row out of the way it goes on, but what has happened stays reported until a new baseline.
     await pair.destination_sql("delete from t where id = 2")
 

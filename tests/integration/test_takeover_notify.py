@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,21 +66,33 @@ async def test_none_lost_none_doubled(pair: Pair, tmp_path: Path) -> None:
 
 
 async def test_what_was_sent_just_before_the_gate_closed(pair: Pair, tmp_path: Path) -> None:
-    """A listener that the proxy does not read just then still hears it, and hears it before what comes after."""
-    stop = Stop(tmp_path, "fence")
+    """The listener's backend is slow to pass it on: the old link is not left before it has."""
+    stop = Stop(tmp_path, "hold", "after")
     async with stage(pair, tmp_path, failpoint=stop.failpoint, cutover_max_pause=20000) as on:
         listener = await Listener.on(on, "events")
         other = await on.asyncpg()
         run = await on.until(stop, "CUTOVER")
-        # Everybody is held now. Somebody who goes past the proxy is still there until the fence.
-        await pair.source_sql("SELECT pg_notify('events', 'at the gate')")
-        held = asyncio.create_task(other.execute("NOTIFY events, 'held'"))
-        await eventually(lambda: on.waiting(), "the other client waits")
-        stop.open()
+        with stopped(listener.connection.get_server_pid()):
+            # Everybody is held now. Somebody who goes past the proxy is still there until the fence.
+            await pair.source_sql("SELECT pg_notify('events', 'at the gate')")
+            held = asyncio.create_task(other.execute("NOTIFY events, 'held'"))
+            await eventually(lambda: on.waiting(), "the other client waits")
+            stop.open()
+            await asyncio.wait([run], timeout=0.5)
+            assert not run.done(), run.exception() or run.result()
         assert figures(await run)["sessions closed"] == "0"
         await asyncio.wait_for(held, DEADLINE_S)
         await eventually(lambda: len(listener.heard) >= 2, "both arrive")
         assert listener.heard == ["events at the gate", "events held"]
+
+
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 async def test_channels_that_change_between_the_twin_and_the_pause(pair: Pair, tmp_path: Path) -> None:

@@ -68,8 +68,9 @@ async def test_what_changes_between_the_twin_and_the_pause(pair: Pair, tmp_path:
     async with stage(pair, tmp_path, schema=SCHEMA, failpoint=stop.failpoint) as on:
         client = await on.asyncpg()
         old = await client.prepare("SELECT 'old'")
-        become = await client.prepare("SELECT public.become($1)")
-        setting = await client.prepare("SELECT set_config('work_mem', $1, false)")
+        becoming, setting, naming = await on.asyncpg(), await on.asyncpg(), await on.asyncpg()
+        become = await becoming.prepare("SELECT public.become($1)")
+        set_memory = await setting.prepare("SELECT set_config('work_mem', $1, false)")
         await become.fetchval("before")
         sql = await on.psycopg()
         await sql.execute("PREPARE gone AS SELECT 1")
@@ -82,8 +83,8 @@ async def test_what_changes_between_the_twin_and_the_pause(pair: Pair, tmp_path:
             run = await on.until(stop, move)
             new = await client.prepare(f"SELECT '{move}'")
             await become.fetchval(f"during {move}")
-            await setting.fetchval("9MB" if move == "CUTOVER" else "10MB")
-            await client.execute(f"SET application_name = '{move}'")
+            await set_memory.fetchval("9MB" if move == "CUTOVER" else "10MB")
+            await naming.execute(f"SET application_name = '{move}'")
             await sql.execute("DEALLOCATE gone" if move == "CUTOVER" else "PREPARE gone AS SELECT 1")
             await sql.execute("DEALLOCATE other")
             await sql.execute(f"PREPARE other AS SELECT '{move}'")
@@ -93,9 +94,9 @@ async def test_what_changes_between_the_twin_and_the_pause(pair: Pair, tmp_path:
             assert figures(await run)["sessions closed"] == "0"
             assert await old.fetchval() == "old"
             assert await new.fetchval() == move
-            assert await client.fetchval("SHOW app.tenant") == f"during {move}"
-            assert await client.fetchval("SHOW work_mem") == ("9MB" if move == "CUTOVER" else "10MB")
-            assert await client.fetchval("SHOW application_name") == move
+            assert await becoming.fetchval("SHOW app.tenant") == f"during {move}"
+            assert await setting.fetchval("SHOW work_mem") == ("9MB" if move == "CUTOVER" else "10MB")
+            assert await naming.fetchval("SHOW application_name") == move
             assert await (await sql.execute("EXECUTE other")).fetchone() == (move,)
             assert await (await sql.execute("SHOW my.prepared")).fetchone() == (move,)
             assert await unnamed.execute(move) == move

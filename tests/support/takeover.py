@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 
+from proxy.wire.framing import messages_in
 from tests.support.daemon import Daemon, DaemonOptions, replicate_directly
 from tests.support.databases import Pair, run_sql
 from tests.support.runs import Stop, figures, go_through
@@ -110,6 +111,7 @@ class Raw:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
+        self._unread = b""
 
     @classmethod
     async def open(cls, on: Stage, *, buffer_bytes: int = 2**16) -> Raw:
@@ -124,15 +126,19 @@ class Raw:
     def send(self, data: bytes) -> None:
         self.writer.write(data)
 
-    async def next(self) -> tuple[bytes, bytes]:
-        """Type and body of the next message."""
-        async with asyncio.timeout(DEADLINE_S):
-            head = await self.reader.readexactly(5)
-            return head[:1], await self.reader.readexactly(int.from_bytes(head[1:], "big") - 4)
-
-    async def until(self, last: bytes) -> list[tuple[bytes, bytes]]:
-        """Every message up to and with the first of this kind."""
+    async def until(self, last: bytes, at_least: int = 1) -> list[tuple[bytes, bytes]]:
+        """Every message up to and with the first of this kind, but no fewer than `at_least`."""
         found: list[tuple[bytes, bytes]] = []
-        while not found or found[-1][0] != last:
-            found.append(await self.next())
-        return found
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                position = 0
+                for kind, start, end in messages_in(self._unread):
+                    found.append((bytes([kind]), self._unread[start + 5 : end]))
+                    position = end
+                    if found[-1][0] == last and len(found) >= at_least:
+                        self._unread = self._unread[position:]
+                        return found
+                data = await self.reader.read(65536)
+                if not data:
+                    raise ConnectionResetError(f"the proxy closed the connection; before that: {found[-3:]}")
+                self._unread = self._unread[position:] + data

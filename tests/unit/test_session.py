@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from hypothesis import given, settings
 
+from proxy.errors import ProxyError
 from proxy.net import session as session_module
 from proxy.net.link import Link
 from proxy.net.session import HELD_LIMIT_BYTES, ClientSide, Session
@@ -233,6 +234,13 @@ async def test_a_question_that_was_given_up_still_comes_first(bench: Bench) -> N
     bench.link.data_received(OURS + messages.command_complete("SELECT 1") + READY)
     assert bench.client.take() == b""
     assert bench.server.take() == messages.query("one")
+
+
+async def test_an_answer_from_inside_a_transaction_is_none(bench: Bench) -> None:
+    asking = await _ask(bench)
+    bench.link.data_received(OURS + messages.command_complete("SELECT 1") + messages.ready_for_query(ord("T")))
+    with pytest.raises(ProxyError, match="the server is in a transaction"):
+        await asking
 
 
 async def test_an_answer_comes_although_the_client_reads_slowly(bench: Bench) -> None:
