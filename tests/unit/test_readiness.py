@@ -59,7 +59,7 @@ def test_whatever_may_be_unknown_stops_a_run() -> None:
     optional = [f.name for f in fields(Facts) if "None" in str(f.type)]
     assert len(optional) == 5
     for name in optional:
-        assert not_ready(replace(GOOD, **{name: None})), name
+        assert not_ready(replace(GOOD, **{name: None})), name  # type: ignore[arg-type]
 
 
 def test_all_reasons_are_told_the_stream_first() -> None:

@@ -14,7 +14,7 @@ from cutover.api import RunKind, RunOutcome, RunReport, StepRow
 from cutover.report import report_from_json, report_json
 
 # What PostgreSQL's jsonb can hold: no NUL, no half of a surrogate pair.
-texts = st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",)), max_size=20)
+texts = st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",)), max_size=20)  # type: ignore[arg-type]
 numbers = st.floats(0, 1e9, allow_nan=False)
 counts = st.integers(0, 2**40)
 steps = st.builds(StepRow, texts, st.sampled_from(["done", "failed", "undone", "skipped"]), numbers, numbers, texts)
