@@ -36,7 +36,7 @@ async def write_as_superuser(server: EmbeddedPostgres, database: str) -> None:
         await connection.close(timeout=5)
 
 
-@pytest.mark.parametrize("fence", ["read_only", "triggers", "none"])
+@pytest.mark.parametrize("fence", ["triggers", "none", pytest.param("read_only", marks=pytest.mark.soak)])
 async def test_there_and_back(pair: Pair, tmp_path: Path, fence: str) -> None:
     await pair.both_sql(SCHEMA)
     await replicate_directly(pair)

@@ -51,7 +51,10 @@ async def under_load(pair: Pair, directory: Path) -> AsyncIterator[tuple[Daemon,
         assert writers.lost_connections == 0
 
 
-@pytest.mark.parametrize(("side", "table"), [("source", "run"), ("destination", "run"), ("destination", "decision")])
+@pytest.mark.parametrize(
+    ("side", "table"),
+    [("source", "run"), pytest.param("destination", "run", marks=pytest.mark.soak), ("destination", "decision")],
+)
 async def test_the_first_entry(pair: Pair, tmp_path: Path, side: str, table: str) -> None:
     async with under_load(pair, tmp_path) as (daemon, writers):
         await fill_disk(pair, side, "INSERT", table)
@@ -100,7 +103,8 @@ async def test_the_commit_itself(pair: Pair, tmp_path: Path) -> None:
         await every_run_is_finished(pair)
 
 
-@pytest.mark.parametrize("side", ["source", "destination"])
+@pytest.mark.soak
+@pytest.mark.parametrize("side", ["source", pytest.param("destination", marks=pytest.mark.soak)])
 async def test_the_last_entry(pair: Pair, tmp_path: Path, side: str) -> None:
     async with under_load(pair, tmp_path) as (daemon, writers):
         await fill_disk(pair, side, "UPDATE", "run", "WHEN (new.finished_at IS NOT NULL)")

@@ -22,7 +22,10 @@ from tests.support.runs import Stop, go_through, refused, told
 from tests.support.wait import eventually
 from tests.support.writers import SCHEMA, Writers, serving_side
 
+pytestmark = pytest.mark.soak
+
 MAX_PAUSE_MS = 3000
+SOAK = pytest.mark.soak
 _numbers = itertools.count(1)
 
 
@@ -128,7 +131,10 @@ async def everything_is_finished(pair: Pair, *, moved: str) -> None:
     await eventually(finished, f"the run is finished by itself: {states}", timeout_s=40, poll_s=0.3)
 
 
-@pytest.mark.parametrize("step", ["check", "return stream", "twins", "hold", "arrival"])
+STEPS = ["twins", "arrival", *(pytest.param(s, marks=SOAK) for s in ("check", "return stream", "hold", "commit"))]
+
+
+@pytest.mark.parametrize("step", STEPS)
 async def test_the_destination_dies_before_the_commit(pair: Pair, tmp_path: Path, step: str) -> None:
     stop = Stop(tmp_path, step)
     async with under_load(pair, tmp_path, stop) as (daemon, writers):
@@ -153,7 +159,7 @@ async def test_the_destination_dies_before_the_commit(pair: Pair, tmp_path: Path
         await everything_is_finished(pair, moved="source")
 
 
-@pytest.mark.parametrize("verb", ["CUTOVER", "REVERT"])
+@pytest.mark.parametrize("verb", ["CUTOVER", pytest.param("REVERT", marks=SOAK)])
 async def test_the_new_side_dies_after_the_commit(pair: Pair, tmp_path: Path, verb: str) -> None:
     """Its clients see that their server is gone. They wait or are told so, and are never sent to the old side."""
     stop = Stop(tmp_path, "retire source")
@@ -179,7 +185,7 @@ async def test_the_new_side_dies_after_the_commit(pair: Pair, tmp_path: Path, ve
         await writers.verify(pair, on_source=forwards)
 
 
-@pytest.mark.parametrize("verb", ["CUTOVER", "REVERT"])
+@pytest.mark.parametrize("verb", ["CUTOVER", pytest.param("REVERT", marks=SOAK)])
 async def test_the_old_side_dies_after_the_commit(pair: Pair, tmp_path: Path, verb: str) -> None:
     """Nobody notices. When it is back the run is finished by itself, and the way back works."""
     stop = Stop(tmp_path, "retire source")
@@ -206,7 +212,7 @@ async def test_the_old_side_dies_after_the_commit(pair: Pair, tmp_path: Path, ve
         assert writers.lost_connections == 0
 
 
-@pytest.mark.parametrize("step", ["fence", "carry over"])
+@pytest.mark.parametrize("step", ["fence", pytest.param("carry over", marks=SOAK)])
 async def test_the_source_dies_in_the_pause(pair: Pair, tmp_path: Path, step: str) -> None:
     """The run ends; the source serves again when it is back, without its fence, and a new run goes through."""
     stop = Stop(tmp_path, step)
@@ -247,6 +253,7 @@ async def test_the_source_dies_when_everything_has_arrived(pair: Pair, tmp_path:
         assert writers.lost_connections == 0
 
 
+@pytest.mark.soak
 async def test_the_daemon_restarts_while_the_old_side_is_dead(pair: Pair, tmp_path: Path) -> None:
     stop = Stop(tmp_path, "retire source")
     async with under_load(pair, tmp_path, stop) as (daemon, writers):

@@ -18,6 +18,8 @@ from tests.support.runs import refused, told
 from tests.support.wait import eventually
 from tests.support.writers import SCHEMA, Writers, serving_side
 
+pytestmark = pytest.mark.soak
+
 HISTORY = ["id", "kind", "source", "destination", "outcome", "epoch", "started_at", "total_ms", "pause_ms"]
 HISTORY += ["clients_held", "hold_p50_ms", "hold_p99_ms", "hold_max_ms", "transactions_waited", "sessions_closed"]
 HISTORY += ["error"]
@@ -50,7 +52,7 @@ async def both_sides_agree(pair: Pair) -> None:
     await eventually(agree, "every row is on both sides", timeout_s=20, poll_s=0.2)
 
 
-@pytest.mark.parametrize("fence", ["read_only", "triggers"])
+@pytest.mark.parametrize("fence", [pytest.param("read_only", marks=pytest.mark.soak), "triggers"])
 async def test_a_whole_move(pair: Pair, tmp_path: Path, fence: str) -> None:
     async with rich_pair(pair, tmp_path, cutover_fence=fence) as (daemon, writers):
         copied = {row["step"]: row["status"] for row in await daemon.command("REPLICATE", 120)}

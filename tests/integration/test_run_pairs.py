@@ -22,6 +22,8 @@ from tests.support.runs import Stop, refused, step_row, told
 from tests.support.wait import eventually
 from tests.support.writers import SCHEMA, Writers, serving_side
 
+pytestmark = pytest.mark.soak
+
 
 async def major_behind(daemon: Daemon, database: str = "app") -> int:
     client = await daemon.connect(database)
@@ -282,7 +284,7 @@ async def test_a_daemon_that_was_idle_meanwhile(pair: Pair, tmp_path: Path) -> N
         assert await major_behind(one) == 16
 
 
-@pytest.mark.parametrize("step", ["twins", "carry over"])
+@pytest.mark.parametrize("step", [pytest.param("twins", marks=pytest.mark.soak), "carry over"])
 async def test_only_one_of_them_runs(pair: Pair, tmp_path: Path, step: str) -> None:
     """The second run is refused by the lock of the first, which goes through undisturbed."""
     stop = Stop(tmp_path, step)
@@ -303,7 +305,11 @@ async def test_only_one_of_them_runs(pair: Pair, tmp_path: Path, step: str) -> N
 
 @pytest.mark.parametrize(
     ("step", "limit_ms", "serves"),
-    [("before:commit", 2_000, 16), ("before:commit", 60_000, 16), ("answer:commit", 2_000, 18)],
+    [
+        ("before:commit", 60_000, 16),
+        ("answer:commit", 2_000, 18),
+        pytest.param("before:commit", 2_000, 16, marks=pytest.mark.soak),
+    ],
 )
 async def test_a_frozen_leader(pair: Pair, tmp_path: Path, step: str, limit_ms: int, serves: int) -> None:
     """Stopped in its pause like a virtual machine that is moved. The other daemon finds the outcome by the arbiter
